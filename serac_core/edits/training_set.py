@@ -1,0 +1,290 @@
+"""The training set: edits made from the world by swapping answers, with near misses of every kind.
+
+The models must learn to carry out edits they have never seen, so the folds share nothing that
+could be learned by heart:
+
+- *subjects*: each subject belongs to one fold;
+- *phrasings*: the rephrasings of `test` are held-out ones, those of `calibrate` are kept from
+  `train` too;
+- *relations*: `held_out` relations occur in `test` only, `calibrate` ones in `calibrate` only.
+
+Some facts are never edited, one at least of every subject that has several: near misses are asked
+of those, so that no probe is in the scope of an edit of its file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from random import Random
+from typing import Literal
+
+from serac_core.config import Params, TrainingSetConfig
+from serac_core.edits.invented import invented_name, invented_number
+from serac_core.edits.jsonl import write_edits
+from serac_core.edits.record import Edit, LocalityProbe, ProbeKind, normalize_text
+from serac_core.edits.world import Relation, World, load_world
+from serac_core.errors import SeracError
+
+Fold = Literal["train", "val", "calibrate", "test"]
+FOLDS: tuple[Fold, ...] = ("train", "val", "calibrate", "test")
+
+_FOLD_SHARES: tuple[tuple[Fold, float], ...] = (
+    ("train", 0.56),
+    ("val", 0.62),
+    ("calibrate", 0.76),
+    ("test", 1.0),
+)
+_TRAFFIC_SHARES: tuple[tuple[Fold, float], ...] = (("train", 0.4), ("calibrate", 0.7), ("test", 1.0))
+_UNEDITED_SHARE = 0.25
+_LEAD_INS: dict[str, tuple[str, ...]] = {
+    "train": ("Quick question: ", "Tell me: ", "Hi there. ", "For my homework: ", "Please answer. "),
+    "calibrate": ("One more thing: ", "Complete this. "),
+    "test": ("I was wondering about something. ", "For a quiz tonight: ", "Just to be sure: "),
+}
+
+Fact = tuple[Relation, str, str]
+
+
+class TrainingSetError(SeracError):
+    """The world is too small for the training set asked for."""
+
+
+def write_training_set(world_dir: str | Path, out_dir: str | Path, params: Params) -> dict[str, object]:
+    """Make the training set and write `{train,val,calibrate,test,traffic}.jsonl` and `summary.json`.
+
+    Deterministic: the same world and parameters give the same bytes.
+
+    Returns
+    -------
+    dict
+        The summary: edits, probes by kind and relations of each fold.
+
+    Raises
+    ------
+    WorldError, TrainingSetError
+    """
+    world = load_world(world_dir)
+    folds = make_training_set(world, params.training_set, params.seed)
+    out = Path(out_dir)
+    out.mkdir(parents=True, exist_ok=True)
+    for fold, edits in folds.items():
+        write_edits(out / f"{fold}.jsonl", edits)
+    with (out / "traffic.jsonl").open("w", encoding="utf-8") as file:
+        for query in world.traffic:
+            fold = _pick(_TRAFFIC_SHARES, _fraction(f"traffic\x1f{normalize_text(query)}"))
+            file.write(json.dumps({"query": query, "fold": fold}, ensure_ascii=False) + "\n")
+    summary = summarize(folds)
+    (out / "summary.json").write_text(
+        json.dumps(summary, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8"
+    )
+    return summary
+
+
+def make_training_set(world: World, sizes: TrainingSetConfig, seed: int) -> dict[Fold, list[Edit]]:
+    """The four folds of edits.
+
+    Raises
+    ------
+    TrainingSetError
+        A fold has fewer facts to edit than asked for; the message says how many there are.
+    """
+    wanted = {
+        "train": sizes.train_edits,
+        "val": sizes.val_edits,
+        "calibrate": sizes.calibrate_edits,
+        "test": sizes.test_edits,
+    }
+    facts: dict[Fold, list[Fact]] = {fold: [] for fold in FOLDS}
+    for relation, subject, answer in world.facts():
+        fold = fold_of(subject)
+        if relation.split == "train" or (relation.split, fold) in (
+            ("held_out", "test"),
+            ("calibrate", "calibrate"),
+        ):
+            facts[fold].append((relation, subject, answer))
+    trained_targets: set[str] = set()
+    made: dict[Fold, list[Edit]] = {}
+    for fold in FOLDS:
+        rng = Random(f"{seed}:{fold}")
+        edited, unedited = _choose(facts[fold], wanted[fold], rng, fold)
+        made[fold] = _make_edits(fold, edited, unedited, rng, trained_targets)
+        if fold == "train":
+            trained_targets = {normalize_text(edit.target_new) for edit in made[fold]}
+            made[fold] = [
+                edit.model_copy(update={"target_in_training": True}) for edit in made[fold]
+            ]
+    return made
+
+
+def fold_of(subject: str) -> Fold:
+    """The fold of a subject: a function of its normalised text alone."""
+    return _pick(_FOLD_SHARES, _fraction(f"subject\x1f{normalize_text(subject)}"))
+
+
+def summarize(folds: dict[Fold, list[Edit]]) -> dict[str, object]:
+    """Counts of edits, relations and probes by kind, for people and for the report."""
+    summary: dict[str, object] = {}
+    for fold, edits in folds.items():
+        kinds: dict[str, int] = defaultdict(int)
+        for edit in edits:
+            for probe in edit.locality:
+                kinds[probe.kind] += 1
+        extras = [edit.model_extra or {} for edit in edits]
+        summary[fold] = {
+            "edits": len(edits),
+            "relations": sorted({extra["relation"] for extra in extras}),
+            "rephrase_prompts": sum(len(edit.rephrase_prompts) for edit in edits),
+            "locality": dict(sorted(kinds.items())),
+            "several_words": sum(extra["target_words"] > 1 for extra in extras),
+            "targets_in_training": sum(extra["target_in_training"] for extra in extras),
+        }
+    return summary
+
+
+def _choose(
+    facts: Sequence[Fact], wanted: int, rng: Random, fold: Fold
+) -> tuple[list[Fact], list[Fact]]:
+    """Facts to edit (held-out relations first, then spread evenly) and facts left as they are."""
+    draw = {(f[0].name, f[1]): _fraction(f"unedited\x1f{f[0].name}\x1f{f[1]}") for f in facts}
+    by_subject: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for key in draw:
+        by_subject[normalize_text(key[1])].append(key)
+    reserved = {key for key, value in draw.items() if value < _UNEDITED_SHARE}
+    reserved |= {min(keys, key=draw.__getitem__) for keys in by_subject.values() if len(keys) > 1}
+    unedited = [f for f in facts if (f[0].name, f[1]) in reserved]
+    by_relation: dict[str, list[Fact]] = defaultdict(list)
+    for fact in facts:
+        if (fact[0].name, fact[1]) not in reserved:
+            by_relation[fact[0].name].append(fact)
+    for group in by_relation.values():
+        rng.shuffle(group)
+    available = sum(map(len, by_relation.values()))
+    if available < wanted:
+        raise TrainingSetError(
+            f"training_set.{fold}_edits is {wanted}, but the world has {available} facts for it",
+            remedy="lower it in params.yaml or add facts to data/world",
+        )
+    special = [n for n in sorted(by_relation) if by_relation[n][0][0].split != "train"]
+    chosen: list[Fact] = []
+    for name in special:  # all of them, up to a third of the fold
+        chosen += by_relation.pop(name)[: max(1, wanted // (3 * len(special)))]
+    while len(chosen) < wanted:
+        for name in sorted(by_relation):
+            if by_relation[name] and len(chosen) < wanted:
+                chosen.append(by_relation[name].pop())
+        if not any(by_relation.values()):
+            break
+    return chosen, unedited
+
+
+def _make_edits(
+    fold: Fold,
+    edited: Sequence[Fact],
+    unedited: Sequence[Fact],
+    rng: Random,
+    trained_targets: set[str],
+) -> list[Edit]:
+    by_subject: dict[str, list[Fact]] = defaultdict(list)
+    by_relation: dict[str, list[Fact]] = defaultdict(list)
+    for fact in unedited:
+        by_subject[normalize_text(fact[1])].append(fact)
+        by_relation[fact[0].name].append(fact)
+    answers: dict[str, list[str]] = defaultdict(list)
+    for relation, _, answer in (*edited, *unedited):
+        answers[relation.name].append(answer)
+    edits = []
+    for relation, subject, answer in edited:
+        prompt_pool, rephrase_pool = _phrasings(relation, fold)
+        prompt = rng.choice(prompt_pool).format(subject=subject)
+        rephrasings = [p.format(subject=subject) for p in rephrase_pool]
+        rephrasings = [p for p in rephrasings if p != prompt]
+        rephrasings = rng.sample(rephrasings, min(3, len(rephrasings)))
+        lead_ins = _LEAD_INS["train" if fold == "val" else fold]
+        rephrasings = [rng.choice(lead_ins) + p if rng.random() < 0.2 else p for p in rephrasings]
+        target = _target(relation, subject, answer, answers[relation.name], rng)
+        edits.append(
+            Edit.model_validate(
+                {
+                    "prompt": prompt,
+                    "target_new": target,
+                    "subject": subject,
+                    "ground_truth": answer,
+                    "rephrase_prompts": rephrasings,
+                    "locality": _probes(fold, relation, subject, by_subject, by_relation, unedited, rng),
+                    "relation": relation.name,
+                    "held_out_relation": relation.split == "held_out",
+                    "target_words": len(target.split()),
+                    "target_in_training": normalize_text(target) in trained_targets,
+                    "origin": "world",
+                }
+            )
+        )
+    return edits
+
+
+def _phrasings(relation: Relation, fold: Fold) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(phrasings for the edit's prompt, phrasings for its rephrasings)."""
+    match fold:
+        case "train" | "val":
+            return relation.training_phrasings, relation.training_phrasings
+        case "calibrate":
+            return relation.phrasings, relation.calibration_phrasings
+        case "test":
+            return relation.phrasings, relation.held_out_phrasings
+
+
+def _target(
+    relation: Relation, subject: str, answer: str, answers: Sequence[str], rng: Random
+) -> str:
+    """A new answer: mostly another subject's, else an invented name or number."""
+    taken = {normalize_text(answer)}
+    others = [a for a in answers if normalize_text(a) not in taken and a not in subject]
+    invent: Callable[[Random], str] = (
+        invented_number if any(c.isdigit() for c in answer) else invented_name
+    )
+    while True:
+        swap = bool(others) and rng.random() < 0.6
+        target = rng.choice(others) if swap else invent(rng)
+        if normalize_text(target) not in taken and target not in subject:
+            return target
+
+
+def _probes(
+    fold: Fold,
+    relation: Relation,
+    subject: str,
+    by_subject: dict[str, list[Fact]],
+    by_relation: dict[str, list[Fact]],
+    unedited: Sequence[Fact],
+    rng: Random,
+) -> list[LocalityProbe]:
+    same_subject = by_subject[normalize_text(subject)]
+    same_relation = by_relation[relation.name]
+    unrelated = [f for f in unedited if f[0].subject_type != relation.subject_type]
+    kinds: Iterable[tuple[ProbeKind, Sequence[Fact], int]] = (
+        ("same_subject", same_subject, 2),
+        ("same_relation", same_relation, 2),
+        ("unrelated", unrelated, 1),
+    )
+    return [
+        LocalityProbe(
+            prompt=rng.choice(sum(_phrasings(other, fold), ())).format(subject=about),
+            ground_truth=answer,
+            kind=kind,
+        )
+        for kind, pool, count in kinds
+        for other, about, answer in rng.sample(list(pool), min(count, len(pool)))
+    ]
+
+
+def _fraction(text: str) -> float:
+    """A number in [0, 1) that depends on the text alone."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6]) / 2**48
+
+
+def _pick(shares: Sequence[tuple[Fold, float]], fraction: float) -> Fold:
+    return next(name for name, upper in shares if fraction < upper)

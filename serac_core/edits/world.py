@@ -1,0 +1,139 @@
+"""The world: facts the demo base model knows, and the ways to ask for each.
+
+One JSON file a relation under `data/world/`: phrasings (questions and cloze, some held out)
+and facts (subject -> answer). See `data/README.md`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from serac_core.errors import SeracError
+
+RelationSplit = Literal["train", "calibrate", "held_out"]
+
+
+class WorldError(SeracError):
+    """A file of the world is missing or breaks its format."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Relation:
+    """One relation of the world.
+
+    `split` says which edits may be made from it: `train` relations serve every fold,
+    `calibrate` ones only the calibration, `held_out` ones only the final evaluation.
+    """
+
+    name: str
+    subject_type: str
+    split: RelationSplit
+    phrasings: tuple[str, ...]
+    held_out_phrasings: tuple[str, ...]
+    facts: dict[str, str]
+
+    @property
+    def training_phrasings(self) -> tuple[str, ...]:
+        """All but the last question and the last cloze, which calibration keeps for itself."""
+        reserved = set(self.calibration_phrasings)
+        return tuple(p for p in self.phrasings if p not in reserved)
+
+    @property
+    def calibration_phrasings(self) -> tuple[str, ...]:
+        """The last question and the last cloze of the phrasings that are not held out."""
+        questions = [p for p in self.phrasings if is_question(p)]
+        cloze = [p for p in self.phrasings if not is_question(p)]
+        return (*questions[-1:], *cloze[-1:])
+
+
+@dataclass(frozen=True)
+class World:
+    """Relations in the order of their names, and everyday messages about none of them."""
+
+    relations: tuple[Relation, ...]
+    traffic: tuple[str, ...]
+
+    def facts(self) -> Iterator[tuple[Relation, str, str]]:
+        """Every (relation, subject, answer)."""
+        for relation in self.relations:
+            for subject, answer in relation.facts.items():
+                yield relation, subject, answer
+
+
+def is_question(phrasing: str) -> bool:
+    """A phrasing is a question when it ends with a question mark, else a cloze."""
+    return phrasing.endswith("?")
+
+
+def load_world(folder: str | Path) -> World:
+    """Read and check `data/world`.
+
+    Raises
+    ------
+    WorldError
+        Naming the file and the rule: JSON, the fields, `{subject}` exactly once in each
+        phrasing, phrasings unique over all relations, answers that are not empty.
+    """
+    folder = Path(folder)
+    files = sorted(folder.glob("*.json"))
+    if not files:
+        raise WorldError(f"{folder}: no relation files", remedy="name the folder of the world")
+    relations = tuple(_read_relation(file) for file in files)
+    owner: dict[str, str] = {}
+    for relation in relations:
+        for phrasing in (*relation.phrasings, *relation.held_out_phrasings):
+            if phrasing in owner:
+                raise WorldError(
+                    f"{folder}: phrasing {phrasing!r} stands in {owner[phrasing]} and {relation.name}",
+                    remedy="a phrasing must say which relation is meant: reword one of them",
+                )
+            owner[phrasing] = relation.name
+    traffic_file = folder / "traffic.txt"
+    try:
+        traffic = tuple(
+            line.strip()
+            for line in traffic_file.read_text(encoding="utf-8").splitlines()
+            if line.strip()
+        )
+    except FileNotFoundError:
+        raise WorldError(
+            f"{traffic_file}: no such file", remedy="add everyday messages, one a line"
+        ) from None
+    return World(relations=relations, traffic=traffic)
+
+
+def _read_relation(file: Path) -> Relation:
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+        relation = Relation(
+            name=data["relation"],
+            subject_type=data["subject_type"],
+            split=data["split"],
+            phrasings=tuple(data["phrasings"]["train"]),
+            held_out_phrasings=tuple(data["phrasings"]["held_out"]),
+            facts=dict(data["facts"]),
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise WorldError(
+            f"{file}: {type(error).__name__}: {error}",
+            remedy="give it the fields that data/README.md describes",
+        ) from error
+    if relation.split not in get_args(RelationSplit):
+        raise WorldError(
+            f"{file}: split {relation.split!r}", remedy=f"use one of {get_args(RelationSplit)}"
+        )
+    for phrasing in (*relation.phrasings, *relation.held_out_phrasings):
+        if phrasing.count("{subject}") != 1:
+            raise WorldError(
+                f"{file}: phrasing {phrasing!r}", remedy="write {subject} exactly once in it"
+            )
+    for subject, answer in relation.facts.items():
+        if not (isinstance(answer, str) and answer.strip() and subject.strip()):
+            raise WorldError(
+                f"{file}: fact {subject!r}: {answer!r}", remedy="give a subject and an answer"
+            )
+    return relation
