@@ -56,6 +56,9 @@ class CounterfactualConfig(_Section):
     learning_rate: float = Field(1e-3, gt=0, description="Peak learning rate.")
     warmup_share: float = Field(0.05, ge=0, lt=1, description="Share of the steps spent warming up.")
     checkpoint_every: int = Field(50, ge=1, description="Steps between checkpoints.")
+    patience: int = Field(
+        3, ge=1, description="Evaluations without a better edit/acc_val before training stops."
+    )
     max_new_tokens: int = Field(24, ge=1, description="Longest generated answer, in tokens.")
 
 
@@ -101,11 +104,14 @@ class DemoModelConfig(_Section):
     hidden_size: int = Field(256, ge=16, description="Width of the model.")
     intermediate_size: int = Field(512, ge=16, description="Width of the feed-forward layers.")
     layer_pairs: int = Field(3, ge=1, description="Pairs of a short convolution and an attention.")
-    steps: int = Field(1600, ge=1, description="Optimizer steps.")
+    steps: int = Field(1000, ge=1, description="Optimizer steps.")
     warmup_steps: int = Field(50, ge=1, description="Steps of linear warm-up.")
     decay_share: float = Field(0.3, gt=0, le=1, description="Share of the steps spent decaying.")
-    recall_batch: int = Field(192, ge=1, description="Facts a step.")
-    reading_batch: int = Field(48, ge=1, description="Statements to read a step.")
+    copying_steps: int = Field(300, ge=0, description="First steps, in which copying is learned.")
+    recall_batch: int = Field(192, ge=1, description="Facts a step, during the first steps.")
+    reading_batch: int = Field(48, ge=1, description="Statements to read a step, at first.")
+    late_recall_batch: int = Field(320, ge=1, description="Facts a step, afterwards.")
+    late_reading_batch: int = Field(16, ge=1, description="Statements to read a step, afterwards.")
     muon_learning_rate: float = Field(0.02, gt=0, description="Peak rate of the matrices.")
     adam_learning_rate: float = Field(3e-3, gt=0, description="Peak rate of everything else.")
     evaluate_every: int = Field(100, ge=1, description="Steps between points of the curve.")

@@ -43,7 +43,8 @@ def pretrain_demo_model(
     import torch
 
     corpus = DemoCorpus(load_world(world_dir), read_edits(edits_file))
-    tokenizer = _tokenizer(corpus, config)
+    checkpoint = cache_dir / "demo-model" / "checkpoint.pt"
+    tokenizer = _tokenizer(corpus, config, checkpoint.parent / "tokenizer.json")
     torch.manual_seed(config.seed)
     model = _model(config, tokenizer)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -53,7 +54,6 @@ def pretrain_demo_model(
     parameters = sum(p.numel() for p in model.parameters())
     _say(f"demo model: {parameters / 1e6:.2f} M parameters, {len(tokenizer)} tokens, on {device}")
 
-    checkpoint = cache_dir / "demo-model" / "checkpoint.pt"
     curve: list[dict[str, float]] = []
     first_step = 0
     if checkpoint.exists():
@@ -70,9 +70,10 @@ def pretrain_demo_model(
         for optimizer, peak in zip(optimizers, peaks, strict=True):
             for group, rate in zip(optimizer.param_groups, peak, strict=True):
                 group["lr"] = rate * _schedule(step, config)
+        early = step < config.copying_steps
         batches = (
-            corpus.recall(rng, config.recall_batch),
-            corpus.reading(rng, config.reading_batch),
+            corpus.recall(rng, config.recall_batch if early else config.late_recall_batch),
+            corpus.reading(rng, config.reading_batch if early else config.late_reading_batch),
         )
         losses = [_accumulate(model, tokenizer, examples, 4, device) for examples in batches]
         if not all(map(_finite, losses)):
@@ -97,21 +98,33 @@ def pretrain_demo_model(
     return curve[-1]
 
 
-def _tokenizer(corpus: DemoCorpus, config: DemoModelConfig) -> PreTrainedTokenizerFast:
-    """Byte-level BPE: any text of any script has tokens, so anything can be copied."""
+def _tokenizer(
+    corpus: DemoCorpus, config: DemoModelConfig, kept: Path
+) -> PreTrainedTokenizerFast:
+    """Byte-level BPE: any text of any script has tokens, so anything can be copied.
+
+    Trained once and kept beside the checkpoint, whose embeddings mean its tokens.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    raw = Tokenizer(models.BPE())
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    raw.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=config.vocab_size,
-        special_tokens=["<pad>", "<eos>"],
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    raw.train_from_iterator(corpus.texts(Random(config.seed), 40_000), trainer)
+    if kept.exists():
+        raw = Tokenizer.from_file(str(kept))
+    else:
+        raw = Tokenizer(models.BPE())
+        raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        raw.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=config.vocab_size,
+            special_tokens=["<pad>", "<eos>"],
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+            show_progress=False,
+        )
+        raw.train_from_iterator(corpus.texts(Random(config.seed), 40_000), trainer)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        aside = kept.with_suffix(".partial")
+        raw.save(str(aside))
+        aside.replace(kept)
     return PreTrainedTokenizerFast(
         tokenizer_object=raw, pad_token="<pad>", eos_token="<eos>", model_max_length=512
     )

@@ -1,0 +1,51 @@
+"""params.yaml: every key known, every value within its rule, errors that name both."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from serac_core.config import ConfigError, Params, load_params
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_shipped_file_says_what_the_code_defaults_to() -> None:
+    shipped = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    assert load_params(ROOT / "params.yaml") == Params.model_validate(shipped)
+
+
+def test_every_key_is_described() -> None:
+    for name, section in Params.model_fields.items():
+        nested = getattr(section.annotation, "model_fields", None)
+        fields = nested if nested is not None else {name: section}
+        for key, field in fields.items():
+            assert field.description, f"{name}.{key}"
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("sede: 3\n", "sede"),
+        ("scope: {epochs: 3}\n", "scope.epochs"),
+        ("scope: {batch_size: 1}\n", "scope.batch_size"),
+        ("export: {variants: [fp64]}\n", "export.variants"),
+        ("seed: -1\n", "got -1"),
+        ("seed: [\n", "not readable as YAML"),
+    ],
+)
+def test_a_bad_key_or_value_is_named(tmp_path: Path, text: str, named: str) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_params(file)
+    assert named in str(caught.value)
+    assert "remedy" in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such file"):
+        load_params(tmp_path / "params.yaml")
