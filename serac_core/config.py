@@ -36,12 +36,16 @@ class ModelsConfig(_Section):
 
 class TrainingSetConfig(_Section):
     train_edits: int = Field(1200, ge=8, description="Edits that the models train on.")
+    asked_edits: int = Field(
+        1200, ge=0, description="More of them, of relations without facts (data/world/phrasings)."
+    )
     val_edits: int = Field(150, ge=4, description="Edits for the `_val` figures of training.")
     calibrate_edits: int = Field(300, ge=4, description="Edits that set the scope threshold.")
     test_edits: int = Field(500, ge=4, description="Edits never trained on, for the evaluation.")
 
 
 class ScopeConfig(_Section):
+    frozen_layers: int = Field(3, ge=0, description="Lowest encoder layers left as they are.")
     max_steps: int = Field(300, ge=1, description="Optimizer steps.")
     batch_size: int = Field(64, ge=2, description="Edits a step.")
     learning_rate: float = Field(1e-4, gt=0, description="Peak learning rate.")
@@ -51,11 +55,11 @@ class ScopeConfig(_Section):
 
 
 class CounterfactualConfig(_Section):
-    max_steps: int = Field(200, ge=1, description="Optimizer steps.")
-    batch_size: int = Field(64, ge=1, description="Examples a step.")
+    max_steps: int = Field(160, ge=1, description="Optimizer steps.")
+    batch_size: int = Field(32, ge=1, description="Examples a step.")
     learning_rate: float = Field(1e-3, gt=0, description="Peak learning rate.")
     warmup_share: float = Field(0.05, ge=0, lt=1, description="Share of the steps spent warming up.")
-    checkpoint_every: int = Field(50, ge=1, description="Steps between checkpoints.")
+    checkpoint_every: int = Field(40, ge=1, description="Steps between checkpoints.")
     patience: int = Field(
         3, ge=1, description="Evaluations without a better edit/acc_val before training stops."
     )
@@ -83,6 +87,10 @@ class GateConfig(_Section):
         0.90, description="The same on relations that were in no training data."
     )
     locality: float = Field(0.98, description="Least share of near misses answered as the base does.")
+    live_exact_match: float = Field(0.90, description="Least exact match on the live edits.")
+    live_locality: float = Field(
+        0.95, description="Least share of the live edits' near misses answered as the base does."
+    )
     max_answers_changed: float = Field(
         0.01, description="One-sided 95 % bound on the share of out-of-scope answers changed."
     )
@@ -104,7 +112,7 @@ class DemoModelConfig(_Section):
     hidden_size: int = Field(256, ge=16, description="Width of the model.")
     intermediate_size: int = Field(512, ge=16, description="Width of the feed-forward layers.")
     layer_pairs: int = Field(3, ge=1, description="Pairs of a short convolution and an attention.")
-    steps: int = Field(1000, ge=1, description="Optimizer steps.")
+    steps: int = Field(900, ge=1, description="Optimizer steps.")
     warmup_steps: int = Field(50, ge=1, description="Steps of linear warm-up.")
     decay_share: float = Field(0.3, gt=0, le=1, description="Share of the steps spent decaying.")
     copying_steps: int = Field(300, ge=0, description="First steps, in which copying is learned.")

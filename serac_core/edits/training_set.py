@@ -8,6 +8,9 @@ could be learned by heart:
   `train` too;
 - *relations*: `held_out` relations occur in `test` only, `calibrate` ones in `calibrate` only.
 
+Relations without facts (`data/world/phrasings`) give `train` more edits, and a fifth of those
+relations gives `calibrate` more: their targets are invented and their probes have no answer.
+
 Some facts are never edited, one at least of every subject that has several: near misses are asked
 of those, so that no probe is in the scope of an edit of its file.
 """
@@ -26,7 +29,7 @@ from serac_core.config import Params, TrainingSetConfig
 from serac_core.edits.invented import invented_name, invented_number
 from serac_core.edits.jsonl import write_edits
 from serac_core.edits.record import Edit, LocalityProbe, ProbeKind, normalize_text
-from serac_core.edits.world import Relation, World, load_world
+from serac_core.edits.world import AskedRelation, Relation, World, load_world
 from serac_core.errors import SeracError
 
 Fold = Literal["train", "val", "calibrate", "test"]
@@ -40,6 +43,7 @@ _FOLD_SHARES: tuple[tuple[Fold, float], ...] = (
 )
 _TRAFFIC_SHARES: tuple[tuple[Fold, float], ...] = (("train", 0.4), ("calibrate", 0.7), ("test", 1.0))
 _UNEDITED_SHARE = 0.25
+_CALIBRATION_SHARE = 0.2  # of the relations without facts, and of their edits
 _LEAD_INS: dict[str, tuple[str, ...]] = {
     "train": ("Quick question: ", "Tell me: ", "Hi there. ", "For my homework: ", "Please answer. "),
     "calibrate": ("One more thing: ", "Complete this. "),
@@ -112,6 +116,9 @@ def make_training_set(world: World, sizes: TrainingSetConfig, seed: int) -> dict
         rng = Random(f"{seed}:{fold}")
         edited, unedited = _choose(facts[fold], wanted[fold], rng, fold)
         made[fold] = _make_edits(fold, edited, unedited, rng, trained_targets)
+        if fold in ("train", "calibrate"):
+            share = _CALIBRATION_SHARE if fold == "calibrate" else 1.0
+            made[fold] += _make_asked_edits(world, fold, round(share * sizes.asked_edits), rng)
         if fold == "train":
             trained_targets = {normalize_text(edit.target_new) for edit in made[fold]}
             made[fold] = [
@@ -220,6 +227,58 @@ def _make_edits(
                     "target_words": len(target.split()),
                     "target_in_training": normalize_text(target) in trained_targets,
                     "origin": "world",
+                }
+            )
+        )
+    return edits
+
+
+def _make_asked_edits(world: World, fold: Fold, wanted: int, rng: Random) -> list[Edit]:
+    """Edits of relations without facts, about the fold's own subjects."""
+    relations = [
+        relation
+        for relation in world.asked_relations
+        if (_fraction(f"asked\x1f{relation.name}") < _CALIBRATION_SHARE) == (fold == "calibrate")
+    ]
+    subjects: dict[str, list[str]] = defaultdict(list)
+    neighbours: dict[str, list[AskedRelation]] = defaultdict(list)
+    for known, subject, _ in world.facts():
+        if fold_of(subject) == fold and subject not in subjects[known.subject_type]:
+            subjects[known.subject_type].append(subject)
+    for relation in relations:
+        neighbours[relation.subject_type].append(relation)
+    pairs = [(r, subject) for r in relations for subject in subjects[r.subject_type]]
+    edited = rng.sample(pairs, min(wanted, len(pairs)))
+    taken = {(relation.name, subject) for relation, subject in edited}
+
+    def ask(kind: ProbeKind, candidates: Sequence[tuple[AskedRelation, str]]) -> list[LocalityProbe]:
+        free = [(r, about) for r, about in candidates if (r.name, about) not in taken]
+        return [
+            LocalityProbe(prompt=rng.choice(r.phrasings).format(subject=about), kind=kind)
+            for r, about in rng.sample(free, min(2, len(free)))
+        ]
+
+    edits = []
+    for relation, subject in edited:
+        wordings = rng.sample(relation.phrasings, min(4, len(relation.phrasings)))
+        prompt, *rephrasings = (wording.format(subject=subject) for wording in wordings)
+        target = invented_name(rng)
+        others = [(r, subject) for r in neighbours[relation.subject_type] if r is not relation]
+        abouts = rng.sample(subjects[relation.subject_type], 2)
+        edits.append(
+            Edit.model_validate(
+                {
+                    "prompt": prompt,
+                    "target_new": target,
+                    "subject": subject,
+                    "rephrase_prompts": rephrasings,
+                    "locality": ask("same_subject", others)
+                    + ask("same_relation", [(relation, about) for about in abouts]),
+                    "relation": relation.name,
+                    "held_out_relation": False,
+                    "target_words": len(target.split()),
+                    "target_in_training": False,
+                    "origin": "phrasings",
                 }
             )
         )

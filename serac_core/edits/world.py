@@ -1,7 +1,8 @@
 """The world: facts the demo base model knows, and the ways to ask for each.
 
 One JSON file a relation under `data/world/`: phrasings (questions and cloze, some held out)
-and facts (subject -> answer). See `data/README.md`.
+and facts (subject -> answer); and under `phrasings/` more relations without facts, only asked in
+many ways, so that scope is learned over many more relations. See `data/README.md`.
 """
 
 from __future__ import annotations
@@ -50,12 +51,22 @@ class Relation:
         return (*questions[-1:], *cloze[-1:])
 
 
+@dataclass(frozen=True, kw_only=True)
+class AskedRelation:
+    """A relation without facts: only the ways to ask for it."""
+
+    name: str
+    subject_type: str
+    phrasings: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class World:
     """Relations in the order of their names, and everyday messages about none of them."""
 
     relations: tuple[Relation, ...]
     traffic: tuple[str, ...]
+    asked_relations: tuple[AskedRelation, ...] = ()
 
     def facts(self) -> Iterator[tuple[Relation, str, str]]:
         """Every (relation, subject, answer)."""
@@ -83,9 +94,15 @@ def load_world(folder: str | Path) -> World:
     if not files:
         raise WorldError(f"{folder}: no relation files", remedy="name the folder of the world")
     relations = tuple(_read_relation(file) for file in files)
+    asked = tuple(
+        relation
+        for file in sorted((folder / "phrasings").glob("*.jsonl"))
+        for relation in _read_asked_relations(file)
+    )
     owner: dict[str, str] = {}
-    for relation in relations:
-        for phrasing in (*relation.phrasings, *relation.held_out_phrasings):
+    for relation in (*relations, *asked):
+        held_out = relation.held_out_phrasings if isinstance(relation, Relation) else ()
+        for phrasing in (*relation.phrasings, *held_out):
             if phrasing in owner:
                 raise WorldError(
                     f"{folder}: phrasing {phrasing!r} stands in {owner[phrasing]} and {relation.name}",
@@ -103,7 +120,7 @@ def load_world(folder: str | Path) -> World:
         raise WorldError(
             f"{traffic_file}: no such file", remedy="add everyday messages, one a line"
         ) from None
-    return World(relations=relations, traffic=traffic)
+    return World(relations=relations, traffic=traffic, asked_relations=asked)
 
 
 def _read_relation(file: Path) -> Relation:
@@ -126,14 +143,36 @@ def _read_relation(file: Path) -> Relation:
         raise WorldError(
             f"{file}: split {relation.split!r}", remedy=f"use one of {get_args(RelationSplit)}"
         )
-    for phrasing in (*relation.phrasings, *relation.held_out_phrasings):
-        if phrasing.count("{subject}") != 1:
-            raise WorldError(
-                f"{file}: phrasing {phrasing!r}", remedy="write {subject} exactly once in it"
-            )
+    _check_phrasings(file, (*relation.phrasings, *relation.held_out_phrasings))
     for subject, answer in relation.facts.items():
         if not (isinstance(answer, str) and answer.strip() and subject.strip()):
             raise WorldError(
                 f"{file}: fact {subject!r}: {answer!r}", remedy="give a subject and an answer"
             )
     return relation
+
+
+def _read_asked_relations(file: Path) -> Iterator[AskedRelation]:
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            data = json.loads(line)
+            relation = AskedRelation(
+                name=data["relation"],
+                subject_type=data["subject_type"],
+                phrasings=tuple(data["phrasings"]),
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise WorldError(
+                f"{file}, line {number}: {type(error).__name__}: {error}",
+                remedy="give it relation, subject_type and phrasings",
+            ) from error
+        _check_phrasings(file, relation.phrasings)
+        yield relation
+
+
+def _check_phrasings(file: Path, phrasings: tuple[str, ...]) -> None:
+    for phrasing in phrasings:
+        if phrasing.count("{subject}") != 1:
+            raise WorldError(
+                f"{file}: phrasing {phrasing!r}", remedy="write {subject} exactly once in it"
+            )

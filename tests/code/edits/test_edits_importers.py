@@ -1,0 +1,291 @@
+"""Benchmark formats into edits, and out to EasyEdit and back without loss."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serac_core.edits import Edit, read_edits, write_edits
+from serac_core.edits.export import export_easyedit
+from serac_core.edits.importers import Format, UnreadableBenchmark, import_edits
+
+BENCHMARKS = Path(
+    os.environ.get("SERAC_BENCHMARKS", Path(__file__).parents[4] / "shared" / "benchmarks")
+)
+
+
+def saved(tmp_path: Path, records: Any, name: str = "source.json") -> Path:
+    path = tmp_path / name
+    text = json.dumps(records).encode()
+    path.write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
+    return path
+
+
+KNOWEDIT = {
+    "subject": "Lake Orrin",
+    "prompt": "The country of Lake Orrin is",
+    "target_new": "Norway",
+    "ground_truth": ["Sweden", "Kingdom of Sweden"],
+    "rephrase": "Lake Orrin lies in the country",
+    "portability": {
+        "Reasoning": [{"prompt": "The capital there is", "ground_truth": [["Oslo", "Kristiania"]]}],
+        "Subject_Aliasing": [{"prompt": "Orrinsjö lies in", "ground_truth": "Norway"}],
+    },
+    "locality": {
+        "Relation_Specificity": [{"prompt": "Lake Orrin was mapped in", "ground_truth": "1901"}],
+        "Forgetfulness": [{"prompt": "Before, Lake Orrin lay in", "ground_truth": "Sweden"}],
+    },
+}
+
+
+def test_knowedit(tmp_path: Path) -> None:
+    wikibio = {
+        "concept": "Ada Vik",
+        "text": "This is about Ada Vik.",
+        "labels": "Ada",
+        "locality": {},
+    }
+    first, second = import_edits(saved(tmp_path, [KNOWEDIT, wikibio], "k.json.gz"), "knowedit")
+    assert (first.prompt, first.target_new) == ("The country of Lake Orrin is", "Norway")
+    assert (first.subject, first.ground_truth) == ("Lake Orrin", "Sweden")
+    assert first.model_extra == {"ground_truth_aliases": ["Kingdom of Sweden"]}
+    assert first.rephrase_prompts == ("Lake Orrin lies in the country",)
+    assert [(p.kind, p.ground_truth) for p in first.locality] == [
+        ("same_subject", "1901"),
+        ("same_subject", "Sweden"),
+    ]
+    assert [(p.ground_truth, p.model_extra) for p in first.portability] == [
+        ("Oslo", {"aliases": ["Kristiania"], "name": "Reasoning"}),
+        ("Norway", {"name": "Subject_Aliasing"}),
+    ]
+    assert (second.subject, second.prompt) == ("Ada Vik", "This is about Ada Vik.")
+    assert second.target_new == "Ada"
+
+
+def test_easyedit_requests(tmp_path: Path) -> None:
+    record = {
+        "case_id": 3,
+        "prompt": "Who leads Brill?",
+        "target_new": "Ann",
+        "rephrase_prompt": "Brill is led by",
+        "locality_prompt": "Who leads Moss?",
+        "locality_ground_truth": "Bo",
+        "locality": {
+            "neighborhood": {
+                "prompt": ["Who leads Fen?", "Who leads Tor?"],
+                "ground_truth": ["C", "D"],
+            },
+            "distracting": {"prompt": "Brill? Ann. Who leads Moss?", "ground_truth": "Bo"},
+        },
+        "portability": {"one_hop": {"prompt": "Brill's leader lives in", "ground_truth": "Rome"}},
+    }
+    (edit,) = import_edits(saved(tmp_path, [record]), "easyedit")
+    assert edit.rephrase_prompts == ("Brill is led by",)
+    assert [(p.prompt, p.ground_truth, p.kind) for p in edit.locality] == [
+        ("Who leads Fen?", "C", "same_relation"),
+        ("Who leads Tor?", "D", "same_relation"),
+        ("Brill? Ann. Who leads Moss?", "Bo", "distracting"),
+        ("Who leads Moss?", "Bo", "unrelated"),
+    ]
+    assert [(p.prompt, p.model_extra) for p in edit.portability] == [
+        ("Brill's leader lives in", {"name": "one_hop"})
+    ]
+    assert edit.model_extra == {"case_id": 3}
+
+
+def rewrite(subject: str, new: str, true: str, **more: str) -> dict[str, Any]:
+    return {
+        "prompt": "{} is a citizen of",
+        "subject": subject,
+        "relation_id": "P27",
+        "target_new": {"str": new, "id": "Q1"},
+        "target_true": {"str": true, "id": "Q2"},
+        **more,
+    }
+
+
+def test_counterfact_original_and_flat(tmp_path: Path) -> None:
+    original = {
+        "case_id": 0,
+        "requested_rewrite": rewrite("Ole Dahl", "Chile", "Norway"),
+        "paraphrase_prompts": ["Ole Dahl holds a passport of"],
+        "neighborhood_prompts": ["Una Lie is a citizen of"],
+        "attribute_prompts": ["Pia Rojas is a citizen of"],
+    }
+    flat = {
+        "prompt": "Kim Moe plays the",
+        "target_new": "piano",
+        "subject": "Kim Moe",
+        "ground_truth": "guitar",
+        "rephrase_prompt": "Kim Moe is good at the",
+        "locality_prompt": "Jo Ek plays the",
+        "locality_ground_truth": "guitar",
+    }
+    first, second = import_edits(saved(tmp_path, [original, flat]), "counterfact")
+    assert (first.prompt, first.target_new) == ("Ole Dahl is a citizen of", "Chile")
+    assert first.ground_truth == "Norway"
+    assert [(p.prompt, p.kind, p.ground_truth) for p in first.locality] == [
+        ("Una Lie is a citizen of", "same_relation", "Norway")
+    ]
+    assert first.rephrase_prompts == ("Ole Dahl holds a passport of",)
+    assert first.model_extra is not None
+    assert first.model_extra["attribute_prompts"] == ["Pia Rojas is a citizen of"]
+    assert second.locality[0].kind == "same_relation"
+    assert second.rephrase_prompts == ("Kim Moe is good at the",)
+
+
+def test_zsre_takes_the_mark_of_its_locality_questions_off(tmp_path: Path) -> None:
+    record = {
+        "subject": "Elm Works",
+        "src": "What does Elm Works make?",
+        "pred": "soap",
+        "rephrase": "Which product does Elm Works make?",
+        "alt": "",
+        "answers": ["soap", "soaps"],
+        "loc": "nq question: who sang the first song",
+        "loc_ans": "Nobody",
+        "portability": {"New Question": "Where is it sold?", "New Answer": "Bergen"},
+    }
+    (edit,) = import_edits(saved(tmp_path, [record]), "zsre")
+    assert (edit.target_new, edit.ground_truth) == ("", "soap")  # an empty target is kept
+    assert edit.locality[0].prompt == "who sang the first song"
+    assert edit.locality[0].model_extra == {"prefix": "nq question: "}
+    assert edit.portability[0].ground_truth == "Bergen"
+
+
+def test_mquake_imports_an_edit_once_with_the_questions_of_all_its_cases(tmp_path: Path) -> None:
+    a = rewrite("Ole Dahl", "Chile", "Norway", question="Which country is Ole Dahl a citizen of?")
+    b = rewrite("Una Lie", "Peru", "Norway", question="Which country is Una Lie a citizen of?")
+    cases = [
+        {
+            "case_id": 1,
+            "requested_rewrite": [a],
+            "questions": ["What is the capital of Ole Dahl's country?"],
+            "new_answer": "Santiago",
+            "new_answer_alias": ["Santiago de Chile"],
+        },
+        {
+            "case_id": 2,
+            "requested_rewrite": [a, b],
+            "questions": ["Which ocean do the two share?"],
+            "new_answer": "Pacific",
+            "new_answer_alias": [],
+        },
+    ]
+    first, second = import_edits(saved(tmp_path, cases), "mquake")
+    assert first.prompt == "Ole Dahl is a citizen of"
+    assert first.rephrase_prompts == ("Which country is Ole Dahl a citizen of?",)
+    assert [(p.ground_truth, p.model_extra) for p in first.portability] == [
+        ("Santiago", {"aliases": ["Santiago de Chile"]})
+    ]
+    assert [p.model_extra for p in second.portability] == [{"needs": [first.id, second.id]}]
+
+
+@pytest.mark.parametrize(
+    ("source_format", "record", "said"),
+    [
+        ("counterfact", {"prompt": "p"}, "record 2: target_new: is missing"),
+        (
+            "counterfact",
+            {"requested_rewrite": "x"},
+            "record 2: requested_rewrite: must be an object",
+        ),
+        ("zsre", {"src": "p", "alt": None}, "record 2: alt: must be text"),
+        ("mquake", {"requested_rewrite": []}, "record 2: requested_rewrite: must be a list"),
+        ("easyedit", {"prompt": "p"}, "record 2: target_new: Field required"),
+        (
+            "knowedit",
+            {
+                "prompt": "p",
+                "target_new": "t",
+                "locality": {"a": {"prompt": ["x"], "ground_truth": []}},
+            },
+            "record 2: locality.a: must hold prompts",
+        ),
+    ],
+)
+def test_a_record_of_another_format_is_named(
+    tmp_path: Path, source_format: Format, record: Any, said: str
+) -> None:
+    good: dict[str, Any] = {
+        "counterfact": {"prompt": "p", "target_new": "t"},
+        "zsre": {"src": "p", "alt": "t"},
+        "mquake": {"requested_rewrite": [rewrite("s", "n", "t")]},
+        "easyedit": {"prompt": "p", "target_new": "t"},
+        "knowedit": {"prompt": "p", "target_new": "t"},
+    }[source_format]
+    path = saved(tmp_path, [good, record])
+    with pytest.raises(UnreadableBenchmark) as error:
+        import_edits(path, source_format)
+    assert f"{path}: {said}" in error.value.what
+
+
+def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "bad.json").write_text("[{]")
+    (tmp_path / "cut.json.gz").write_bytes(gzip.compress(b"[]" * 99)[:-9])
+    (tmp_path / "list.json").write_text("[[1]]")
+    for name in ("bad.json", "cut.json.gz", "list.json", "missing.json"):
+        with pytest.raises(UnreadableBenchmark, match=name):
+            import_edits(tmp_path / name, "easyedit")
+
+
+def by_kind(edit: Edit) -> Edit:
+    probes = sorted(edit.locality, key=lambda probe: probe.kind)
+    return edit.model_copy(update={"locality": tuple(probes)})
+
+
+def test_export_and_import_lose_nothing(tmp_path: Path) -> None:
+    edits = import_edits(saved(tmp_path, [KNOWEDIT]), "knowedit")
+    edits.append(
+        Edit.model_validate(
+            {
+                "id": "own",
+                "prompt": "p",
+                "target_new": "t",
+                "rephrase_prompts": ["a", "b", "a"],
+                "locality": [
+                    {"prompt": "x", "kind": "unrelated", "note": 1},
+                    {"prompt": "y", "ground_truth": "z", "kind": "same_relation"},
+                ],
+                "portability": [{"prompt": "q", "ground_truth": "r"}],
+                "supersedes": edits[0].id,
+                "status": "retracted",
+                "source": "s",
+                "created_at": "2024-01-01T00:00:00Z",
+                "changed_on": "2023",
+            }
+        )
+    )
+    export_easyedit(tmp_path / "out.json", edits)
+    again = import_edits(tmp_path / "out.json", "easyedit")
+    assert [by_kind(edit) for edit in again] == [by_kind(edit) for edit in edits]
+    (_, record) = json.loads((tmp_path / "out.json").read_text())
+    assert record["rephrase_prompt"] == "a"
+    assert record["locality"]["neighborhood"][0]["ground_truth"] == "z"
+
+
+@pytest.mark.skipif(not BENCHMARKS.is_dir(), reason=f"no benchmark files at {BENCHMARKS}")
+@pytest.mark.parametrize(
+    ("name", "source_format", "count"),
+    [
+        ("counterfact-train.json.gz", "counterfact", 10_000),
+        ("counterfact-val.json.gz", "easyedit", 1_919),
+        ("zsre-mend-1k.json.gz", "zsre", 1_000),
+        ("knowedit-wiki-counterfact.json.gz", "knowedit", 1_428),
+    ],
+)
+def test_the_public_files_import_and_export_without_loss(
+    tmp_path: Path, name: str, source_format: Format, count: int
+) -> None:
+    edits = import_edits(BENCHMARKS / name, source_format)
+    assert len(edits) == count
+    assert all(edit.prompt and edit.subject and edit.locality for edit in edits)
+    write_edits(tmp_path / "edits.jsonl", edits)
+    assert read_edits(tmp_path / "edits.jsonl") == edits
+    export_easyedit(tmp_path / "out.json", edits)
+    assert import_edits(tmp_path / "out.json", "easyedit") == edits
