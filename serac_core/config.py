@@ -45,13 +45,13 @@ class TrainingSetConfig(_Section):
 
 
 class ScopeConfig(_Section):
-    frozen_layers: int = Field(3, ge=0, description="Lowest encoder layers left as they are.")
-    max_steps: int = Field(300, ge=1, description="Optimizer steps.")
-    batch_size: int = Field(64, ge=2, description="Edits a step.")
-    learning_rate: float = Field(1e-4, gt=0, description="Peak learning rate.")
+    frozen_layers: int = Field(2, ge=0, description="Lowest encoder layers left as they are.")
+    max_steps: int = Field(90, ge=1, description="Optimizer steps.")
+    batch_size: int = Field(160, ge=2, description="Masked texts a step.")
+    learning_rate: float = Field(2e-4, gt=0, description="Peak learning rate.")
     warmup_share: float = Field(0.1, ge=0, lt=1, description="Share of the steps spent warming up.")
     temperature: float = Field(0.05, gt=0, description="Softmax temperature of the contrastive loss.")
-    checkpoint_every: int = Field(50, ge=1, description="Steps between checkpoints.")
+    checkpoint_every: int = Field(30, ge=1, description="Steps between checkpoints.")
 
 
 class CounterfactualConfig(_Section):

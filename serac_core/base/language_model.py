@@ -86,9 +86,7 @@ class LanguageModel:
         self._before, self._after = _frame(tokenizer)
 
     @classmethod
-    def load(
-        cls, name_or_path: str | Path, device: Device = "auto", dtype: DType = "auto"
-    ) -> Self:
+    def load(cls, name_or_path: str | Path, device: Device = "auto", dtype: DType = "auto") -> Self:
         """Load from a folder or the hub; see :func:`serac_core.base.loading.load_pretrained`."""
         model, tokenizer = load_pretrained(name_or_path, device, dtype)
         return cls(model, tokenizer, str(name_or_path))
@@ -285,6 +283,7 @@ class LanguageModel:
             pad_token_id=pad,
             eos_token_id=sorted(self.end_ids) or None,
             **{name: getattr(own, name, None) for name in kept},
+            **options,
         )
         prompt_length = 1 if self.is_encoder_decoder else ids_BT.shape[1]
         line_end = _LineEnd(self.tokenizer, prompt_length)
@@ -295,7 +294,6 @@ class LanguageModel:
                 attention_mask=mask_BT,
                 generation_config=config,
                 stopping_criteria=StoppingCriteriaList([line_end]),  # type: ignore[list-item]
-                **options,
             )
         finally:
             self.model.generation_config = saved
@@ -352,7 +350,9 @@ class LanguageModel:
 
         width = max(map(len, rows))
         gaps = [width - len(row) for row in rows]
-        ids = [[filler] * g + r if left else r + [filler] * g for r, g in zip(rows, gaps, strict=True)]
+        ids = [
+            [filler] * g + r if left else r + [filler] * g for r, g in zip(rows, gaps, strict=True)
+        ]
         mask = [
             [0] * g + [1] * len(r) if left else [1] * len(r) + [0] * g
             for r, g in zip(rows, gaps, strict=True)
@@ -361,9 +361,7 @@ class LanguageModel:
         return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
 
 
-def answer_logits(
-    model: Any, inputs: dict[str, torch.Tensor], answer_columns: int
-) -> torch.Tensor:
+def answer_logits(model: Any, inputs: dict[str, torch.Tensor], answer_columns: int) -> torch.Tensor:
     """Logits (B, K, V) aligned with the K columns of :meth:`LanguageModel.collate`'s labels.
 
     The head is computed for those columns only where the model can (`logits_to_keep`).
@@ -391,9 +389,7 @@ class _LineEnd:
         self._tokenizer = tokenizer
         self._prompt_length = prompt_length
 
-    def __call__(
-        self, input_ids: torch.Tensor, scores: object, **_: object
-    ) -> torch.Tensor:
+    def __call__(self, input_ids: torch.Tensor, scores: object, **_: object) -> torch.Tensor:
         import torch
 
         made = input_ids[:, self._prompt_length :]

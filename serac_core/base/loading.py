@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -181,7 +183,8 @@ def _model(
 
     kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     try:
-        model, found = _here_first(kind, name, dtype=dtype, output_loading_info=True)
+        with _no_progress_bar():
+            model, found = _here_first(kind, name, dtype=dtype, output_loading_info=True)
     except Exception as error:
         raise UnreadableModel(
             f"{name}: {type(error).__name__}: {error}",
@@ -195,6 +198,20 @@ def _model(
         )
     loaded: PreTrainedModel = model
     return loaded
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Without the bar that transformers draws for weights that are read in a second."""
+    from transformers.utils import logging
+
+    drawn = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if drawn:
+            logging.enable_progress_bar()
 
 
 def _here_first(kind: Any, name: str, **options: Any) -> Any:

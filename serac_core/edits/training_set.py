@@ -223,6 +223,7 @@ def _make_edits(
                     "rephrase_prompts": rephrasings,
                     "locality": _probes(fold, relation, subject, by_subject, by_relation, unedited, rng),
                     "relation": relation.name,
+                    "subject_type": relation.subject_type,
                     "held_out_relation": relation.split == "held_out",
                     "target_words": len(target.split()),
                     "target_in_training": normalize_text(target) in trained_targets,
@@ -275,6 +276,7 @@ def _make_asked_edits(world: World, fold: Fold, wanted: int, rng: Random) -> lis
                     "locality": ask("same_subject", others)
                     + ask("same_relation", [(relation, about) for about in abouts]),
                     "relation": relation.name,
+                    "subject_type": relation.subject_type,
                     "held_out_relation": False,
                     "target_words": len(target.split()),
                     "target_in_training": False,

@@ -1,0 +1,118 @@
+"""The verbs that run flows. They join `serac` by the entry point group `serac.commands`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from serac_core.errors import SeracError
+from serac_core.tether import tether_descendants
+
+if TYPE_CHECKING:
+    from flows.retrain import Outcome
+
+# Nothing phones home; a busy machine may need more than Prefect's 20 s for a temporary server.
+_SETTINGS = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    "GX_ANALYTICS_ENABLED": "false",
+    "DVC_NO_ANALYTICS": "1",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
+}
+
+
+class PrefectUnreachable(SeracError):
+    """The Prefect server that PREFECT_API_URL names does not answer."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs of this package to the command line."""
+    app.command("retrain")(retrain)
+
+
+def retrain(
+    checkout: Annotated[
+        Path, typer.Option(help="A folder of the repository to retrain from.")
+    ] = Path(),
+    include_uncommitted: Annotated[
+        bool, typer.Option(help="Take uncommitted changes of inputs along, as a snapshot.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
+) -> None:
+    """Retrain, judge and publish a release, as a Prefect flow.
+
+    Needs no Prefect server: a temporary one is started unless PREFECT_API_URL names one.
+    """
+    started = time.monotonic()
+    os.environ.update({name: os.environ.get(name, value) for name, value in _SETTINGS.items()})
+    tether_descendants()
+    outcome = run_flow(str(checkout), include_uncommitted)
+    if as_json:
+        print(json.dumps(asdict(outcome), default=str))
+    else:
+        print_outcome(outcome, time.monotonic() - started)
+
+
+def run_flow(checkout: str, include_uncommitted: bool) -> Outcome:
+    """Run the flow in this process.
+
+    Raises
+    ------
+    SeracError
+        What the flow failed with.
+    PrefectUnreachable
+    """
+    import httpx
+
+    from flows.retrain import retrain as flow
+
+    try:
+        state: Any = flow(
+            checkout=checkout, include_uncommitted=include_uncommitted, return_state=True
+        )
+    except (httpx.HTTPError, RuntimeError) as error:
+        raise PrefectUnreachable(
+            f"Prefect does not answer: {error}",
+            remedy="start the server that PREFECT_API_URL names, or unset it for a temporary one",
+        ) from error
+    result: Outcome | BaseException = state.result(raise_on_failure=False)
+    if isinstance(result, BaseException):
+        raise result
+    return result
+
+
+def print_outcome(outcome: Outcome, seconds: float) -> None:
+    """Metrics, gate table, release id, and what to type next."""
+    from serac_core.release.gate import render_table
+    from serac_core.release.verdict import metric_rows
+
+    rows = metric_rows(outcome.metrics)
+    width = max((len(row["metric"]) for row in rows), default=0)
+    for row in rows:
+        interval = f"  {row['95 %']}  n={row['n']}" if row["95 %"] else ""
+        print(f"{row['metric']:<{width}}  {row['value']:<7}{interval}".rstrip())
+    if outcome.gate:
+        print(f"\n{render_table(outcome.gate)}")
+    if not outcome.changed:
+        print(f"\nNothing changed since the last release, nothing published ({seconds:.0f} s).")
+        print(f"Champion: {outcome.release}, ready in {outcome.copy}")
+        return
+    print(f"\nReleased {outcome.release} in {seconds:.0f} s, ready in {outcome.copy}")
+    print("Ask it:")
+    print(f'  serac answer --release {outcome.copy} "..."')
+    print("Take it over into your branch:")
+    if outcome.snapshot_of:
+        print(f"  git stash push -- {' '.join(outcome.snapshot_of)}   # they are in the release")
+    if outcome.copy.is_relative_to(outcome.published_to):
+        print("  git merge --ff-only releases && dvc pull")
+    else:
+        print(f"  git fetch --tags {outcome.published_to} releases")
+        print("  git merge --ff-only FETCH_HEAD && dvc pull")
+    sys.stdout.flush()

@@ -1,0 +1,34 @@
+"""The counterfactual model: answers an in-scope query, conditioned on the matched edit.
+
+The names are imported when first used, so that importing the package stays fast.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from serac_core.counterfactual.model import CounterfactualModel, format_input
+    from serac_core.counterfactual.trainer import NonFiniteTraining
+    from serac_core.counterfactual.training import EmptyTrainingSet, train
+
+_HOMES = {
+    "CounterfactualModel": "model",
+    "EmptyTrainingSet": "training",
+    "NonFiniteTraining": "trainer",
+    "format_input": "model",
+    "train": "training",
+}
+
+__all__ = [
+    "CounterfactualModel",
+    "EmptyTrainingSet",
+    "NonFiniteTraining",
+    "format_input",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,237 @@
+"""Training of the counterfactual model: from a training set to a folder that answers.
+
+Figures of this stage condition on the *gold* edit and send no query the wrong way; those through
+the router come from the evaluation:
+
+- `edit/acc_train`, `edit/acc_val`: token accuracy on the edit prompts (EasyEdit's definition);
+- `edit/exact_match_*`: the whole answer right, on the edit prompts; `generalization_*`: on the
+  rephrasings;
+- `edit/exact_match_before`: on the edits of `val`, of the model that training starts from, so
+  that one sees what fine-tuning adds;
+- `acc/pre_*`, `acc/post_*`: token accuracy on the locality probes that have a ground truth, of
+  the model that training starts from (the base model, where both are the same, as by default).
+  With gold routing every probe goes to the base, so post equals pre.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+from statistics import fmean
+
+from serac_core.base.language_model import LanguageModel
+from serac_core.base.loading import Device, stored_dtype
+from serac_core.config import CounterfactualConfig
+from serac_core.counterfactual.examples import TrainingExamples
+from serac_core.counterfactual.model import CounterfactualModel, format_input, format_target
+from serac_core.counterfactual.training_log import TrainingLog
+from serac_core.edits.atomic import folder_aside
+from serac_core.edits.jsonl import read_edits
+from serac_core.edits.record import Edit
+from serac_core.errors import SeracError
+
+_FORMAT = 1  # of the examples and of the input; part of the key of the checkpoints
+_SAMPLE = 100  # edits, rephrasings and probes of a fold that are measured while training
+
+
+class EmptyTrainingSet(SeracError):
+    """A fold of the training set has no edit."""
+
+
+def train(
+    training_set: str | Path,
+    start_from: str,
+    out: str | Path,
+    config: CounterfactualConfig,
+    *,
+    seed: int = 17,
+    cache_dir: str | Path = ".serac/cache",
+    device: Device = "auto",
+) -> dict[str, float]:
+    """Fine-tune a causal or seq2seq model on `train.jsonl` and write it to `out`.
+
+    Resumable: killed at any moment and started again with the same inputs, it goes on from the
+    last checkpoint in `<cache_dir>/counterfactual-<key>` and ends with the same weights. The
+    weights with the best `edit/acc_val` are kept, stored in the type that they came in.
+
+    Parameters
+    ----------
+    training_set:
+        Folder with `train.jsonl` and `val.jsonl`.
+    start_from:
+        Hugging Face id or path of the model that is fine-tuned.
+    out:
+        Folder: model, tokenizer, `log.jsonl`. Complete or absent.
+
+    Returns
+    -------
+    dict
+        The last line of the log: every figure, measured on the weights as stored.
+
+    Raises
+    ------
+    UnreadableEdits, EmptyTrainingSet, EmptyTarget, TextTooLong, NonFiniteTraining,
+    UnwritableOutput
+        And what :func:`serac_core.base.loading.load_pretrained` raises; all but
+        `NonFiniteTraining` and `UnwritableOutput` before any training.
+    """
+    from transformers import set_seed
+
+    from serac_core.counterfactual.trainer import CounterfactualTrainer
+
+    folds = {name: _read_fold(Path(training_set) / f"{name}.jsonl") for name in ("train", "val")}
+    model = CounterfactualModel.load(start_from, device, "float32")
+    kept_dtype = stored_dtype(start_from)
+    for edits in folds.values():
+        _check(model.language_model, edits)
+    key = _content_key(Path(training_set), start_from, config, seed)
+    folder = Path(cache_dir) / f"counterfactual-{key}"
+    log = TrainingLog(folder / "log.jsonl", config.max_steps)
+    _say(
+        f"counterfactual model from {start_from} on {model.language_model.model.device}, "
+        f"{len(folds['train'])} edits; checkpoints and log in {folder}"
+    )
+
+    set_seed(seed)
+    examples = TrainingExamples(
+        folds["train"],
+        model.language_model,
+        steps=config.max_steps,
+        batch_size=config.batch_size,
+        seed=seed,
+    )
+    samples = {name: Random(seed).sample(e, min(_SAMPLE, len(e))) for name, e in folds.items()}
+
+    def measure() -> dict[str, float]:
+        return {
+            figure: value
+            for fold, edits in samples.items()
+            for figure, value in edit_figures(model, edits, fold).items()
+        }
+
+    trainer = CounterfactualTrainer(
+        model.language_model,
+        examples,
+        config=config,
+        seed=seed,
+        folder=folder,
+        log=log,
+        measure=measure,
+    )
+    checkpoint = trainer.newest_checkpoint()
+    before = next((line for line in log.read() if line["step"] == 0), None)
+    if before is None or checkpoint is None:
+        log.resume_at(-1)
+        log.add(0, _figures_before(model, samples))
+    if checkpoint is not None:
+        _say(f"resuming from {checkpoint}")
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+
+    network = model.language_model.model
+    for parameter in network.parameters():  # as they will be read back
+        parameter.data = parameter.data.to(kept_dtype).float()
+    final = {
+        figure: value
+        for fold, edits in folds.items()
+        for figure, value in edit_figures(model, edits, fold, rephrasings=3 * _SAMPLE).items()
+    }
+    first = next(line for line in log.read() if line["step"] == 0)
+    stability = {name: first[name] for name in first if name.startswith("acc/")}
+    last_step = trainer.state.best_global_step or trainer.state.global_step
+    log.finish(trainer.state.global_step, {**final, **stability, "best_step": last_step})
+    with folder_aside(out) as aside:
+        network.to(kept_dtype).save_pretrained(aside)
+        model.language_model.tokenizer.save_pretrained(aside)
+        for file in aside.iterdir():
+            file.chmod(0o644)  # safetensors makes them readable to their owner alone
+        log.publish(aside / "log.jsonl")
+    network.float()
+    return {**final, **stability, "edit/exact_match_before": first["edit/exact_match_before"]}
+
+
+def edit_figures(
+    model: CounterfactualModel, edits: Sequence[Edit], fold: str, rephrasings: int = _SAMPLE
+) -> dict[str, float]:
+    """`edit/acc`, `edit/exact_match` and `generalization` of a fold, given the gold edits.
+
+    Parameters
+    ----------
+    rephrasings:
+        At most so many, drawn from all of the edits.
+    """
+    asked = [(edit, query) for edit in edits for query in edit.rephrase_prompts]
+    asked = Random(fold).sample(asked, min(rephrasings, len(asked)))
+    rows = [(edit, edit.prompt) for edit in edits] + asked
+    scores = model.score(
+        [edit for edit, _ in rows],
+        [query for _, query in rows],
+        [edit.target_new for edit, _ in rows],
+    )
+    prompts, rephrased = scores[: len(edits)], scores[len(edits) :]
+    figures = {
+        f"edit/acc_{fold}": fmean(score.accuracy for score in prompts),
+        f"edit/exact_match_{fold}": fmean(score.exact for score in prompts),
+    }
+    if rephrased:
+        figures[f"generalization_{fold}"] = fmean(score.exact for score in rephrased)
+    return figures
+
+
+def _figures_before(model: CounterfactualModel, samples: dict[str, list[Edit]]) -> dict[str, float]:
+    figures = edit_figures(model, samples["val"], "val")
+    before = {
+        "edit/acc_before": figures["edit/acc_val"],
+        "edit/exact_match_before": figures["edit/exact_match_val"],
+    }
+    for fold, edits in samples.items():
+        probes = [p for edit in edits for p in edit.locality if (p.ground_truth or "").strip()]
+        probes = Random(fold).sample(probes, min(_SAMPLE, len(probes)))
+        if probes:
+            scores = model.language_model.score(
+                [probe.prompt for probe in probes], [probe.ground_truth or "" for probe in probes]
+            )
+            accuracy = fmean(score.accuracy for score in scores)
+            before |= {f"acc/pre_{fold}": accuracy, f"acc/post_{fold}": accuracy}
+    return before
+
+
+def _read_fold(file: Path) -> list[Edit]:
+    edits = [edit for edit in read_edits(file) if edit.status == "active"]
+    if not edits:
+        raise EmptyTrainingSet(
+            f"{file}: no active edit",
+            remedy="make the training set again: `serac edits training-set`",
+        )
+    return edits
+
+
+def _check(language_model: LanguageModel, edits: Sequence[Edit]) -> None:
+    """Every edit and probe fits the model and has an answer, before anything is trained."""
+    asked = [(e, q) for e in edits for q in (e.prompt, *e.rephrase_prompts)]
+    language_model.encode_pairs(
+        [format_input(edit.prompt, edit.target_new, query) for edit, query in asked],
+        [format_target(edit.target_new) for edit, _ in asked],
+    )
+
+
+def _content_key(
+    training_set: Path, start_from: str, config: CounterfactualConfig, seed: int
+) -> str:
+    """What the weights depend on: data, starting model, settings (not how answers are made)."""
+    settings = config.model_dump(exclude={"max_new_tokens"})
+    digest = hashlib.sha256(json.dumps([_FORMAT, seed, settings, start_from]).encode())
+    folder = Path(start_from)
+    files = sorted(f for f in folder.rglob("*") if f.is_file()) if folder.is_dir() else []
+    for file in (training_set / "train.jsonl", training_set / "val.jsonl", *files):
+        with file.open("rb") as handle:
+            digest.update(f"{file.name}\x1f".encode())
+            digest.update(hashlib.file_digest(handle, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,104 @@
+"""`serac evaluate` and `serac gate`: thin verbs over the library."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from serac_core.config import load_params
+
+ParamsOption = Annotated[Path, typer.Option("--params", help="The settings file.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+DEFAULT_PARAMS = Path("params.yaml")
+
+
+def evaluate(
+    part: Annotated[
+        Literal["model", "live"],
+        typer.Option(help="model: edits never trained on; live: the edits that are served."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for metrics, items, plots and figures.")],
+    training_set: Annotated[Path, typer.Option(help="The training set.")] = Path("data/training"),
+    live_edits: Annotated[Path, typer.Option(help="The live edits.")] = Path(
+        "data/live/edits.jsonl"
+    ),
+    encoder: Annotated[Path, typer.Option(help="The exported encoder.")] = Path("build/scope/onnx"),
+    scope_model: Annotated[Path, typer.Option(help="The encoder before export.")] = Path(
+        "build/scope/model"
+    ),
+    calibration: Annotated[Path, typer.Option(help="Thresholds.")] = Path(
+        "build/scope/calibration"
+    ),
+    memory: Annotated[Path, typer.Option(help="The edit memory.")] = Path("build/memory"),
+    counterfactual: Annotated[Path, typer.Option(help="The counterfactual model.")] = Path(
+        "build/counterfactual"
+    ),
+    cache_dir: Annotated[
+        Path, typer.Option(envvar="SERAC_CACHE_DIR", help="Where the base's answers are kept.")
+    ] = Path(".serac/cache"),
+    params: ParamsOption = DEFAULT_PARAMS,
+    as_json: JsonOption = False,
+) -> None:
+    """Evaluate through the exported graph: metrics JSON, one row an item, plots."""
+    from serac_core.evaluation.evaluate import EvaluationInputs, evaluate_live, evaluate_model
+
+    inputs = EvaluationInputs(
+        training_set=training_set,
+        live_edits=live_edits,
+        encoder=encoder,
+        scope_model=scope_model,
+        calibration=calibration,
+        memory=memory,
+        counterfactual=counterfactual,
+    )
+    run = evaluate_model if part == "model" else evaluate_live
+    metrics = run(inputs, load_params(params), out, cache_dir, _say)
+    if as_json:
+        print(json.dumps(metrics, indent=1, sort_keys=True))
+        return
+    for line in _metric_lines(metrics):
+        print(line)
+    _say(f"written to {out}")
+
+
+def gate(
+    release: Annotated[Path, typer.Option(help="The candidate's release directory.")] = Path(
+        "release"
+    ),
+    champion: Annotated[
+        Path | None,
+        typer.Option(help="The champion's release directory; none: there is no champion yet."),
+    ] = None,
+    params: ParamsOption = DEFAULT_PARAMS,
+    as_json: JsonOption = False,
+) -> None:
+    """Judge a release: checks, values, bounds, verdicts. Exit code 1 when the gate is closed."""
+    from serac_core.release.gate import gate_release, render_table
+
+    result = gate_release(release, champion, load_params(params).gate)
+    print(json.dumps(result.as_dict(), indent=1) if as_json else render_table(result))
+    if not result.passed:
+        raise typer.Exit(1)
+
+
+def _metric_lines(metrics: dict[str, Any]) -> list[str]:
+    shown = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
+    width = max(map(len, shown), default=0)
+    lines = []
+    for name, value in shown.items():
+        interval = metrics["intervals"].get(name)
+        tail = (
+            f"  {interval['low']:.4f} to {interval['high']:.4f}  n={interval['n']}"
+            if interval
+            else ""
+        )
+        lines.append(f"{name:<{width}}  {value:.4f}{tail}")
+    return lines
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

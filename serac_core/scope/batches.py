@@ -1,0 +1,118 @@
+"""What the scope classifier trains on, step by step; a function of data, seed and step alone."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+
+from serac_core.edits.record import Edit, normalize_text
+from serac_core.scope.cohort import relation_of
+from serac_core.scope.subject import mask_subject
+
+_WHOLE_SHARE = 8  # one edit for so many masked texts also trains the comparison of whole texts
+_TRAFFIC = 4
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The texts of one step.
+
+    Attributes
+    ----------
+    masked, labels:
+        Texts with the subject masked; those of one label ask the same and attract each other.
+    near_misses, owners:
+        What same-subject probes say about the subject, and the label each must stay away from.
+    keys, rephrasings:
+        Whole prompts and a rephrasing of each.
+    negatives:
+        Whole texts that none of `keys` covers: near misses of every kind, traffic.
+    """
+
+    masked: tuple[str, ...]
+    labels: tuple[int, ...]
+    near_misses: tuple[str, ...]
+    owners: tuple[int, ...]
+    keys: tuple[str, ...]
+    rephrasings: tuple[str, ...]
+    negatives: tuple[str, ...]
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        return (*self.masked, *self.near_misses, *self.keys, *self.rephrasings, *self.negatives)
+
+
+class BatchMaker:
+    """Composes batches.
+
+    Edits of one relation are grouped (extra field `relation`; without it, edits whose masked
+    prompts are equal), and a batch takes several phrasings of as many groups as fit: each
+    group's phrasings are the negatives of all others, whatever the subject.
+
+    Parameters
+    ----------
+    batch_size:
+        Masked texts a step.
+    """
+
+    def __init__(
+        self, edits: Sequence[Edit], traffic: Sequence[str], batch_size: int, seed: int
+    ) -> None:
+        self._traffic = list(traffic)
+        self._size = batch_size
+        self._seed = seed
+        groups: dict[str, set[str]] = defaultdict(set)
+        misses: dict[str, set[str]] = defaultdict(set)
+        for edit in edits:
+            said = [mask_subject(text, edit.subject) for text in _ways(edit)]
+            found = [text for text in said if text is not None]
+            if not found:
+                continue
+            name = relation_of(edit) or f"={normalize_text(found[0])}"
+            groups[name].update(found)
+            for probe in edit.locality:
+                if probe.kind == "same_subject":
+                    about = mask_subject(probe.prompt, edit.subject)
+                    if about is not None:
+                        misses[name].add(about)
+        self._groups = {name: sorted(texts) for name, texts in sorted(groups.items())}
+        self._misses = {name: sorted(texts) for name, texts in sorted(misses.items())}
+        self._usable = [name for name, texts in self._groups.items() if len(texts) > 1]
+        self._whole = [edit for edit in edits if edit.rephrase_prompts]
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a step (from 0)."""
+        rng = Random(f"{self._seed}:{step}")
+        each = max(2, min(4, self._size // max(1, len(self._usable))))
+        names = rng.sample(self._usable, min(len(self._usable), max(1, self._size // each)))
+        texts: list[str] = []
+        labels: list[int] = []
+        near: list[str] = []
+        owners: list[int] = []
+        for label, name in enumerate(names):
+            drawn = rng.sample(self._groups[name], min(each, len(self._groups[name])))
+            texts += drawn
+            labels += [label] * len(drawn)
+            misses = self._misses.get(name)
+            if misses and rng.random() < 0.5:
+                near.append(rng.choice(misses))
+                owners.append(label)
+        edits = rng.sample(self._whole, min(len(self._whole), max(2, self._size // _WHOLE_SHARE)))
+        rephrasings = [rng.choice(edit.rephrase_prompts) for edit in edits]
+        negatives = [rng.choice(edit.locality).prompt for edit in edits if edit.locality]
+        negatives += rng.sample(self._traffic, min(_TRAFFIC, len(self._traffic)))
+        return Batch(
+            tuple(texts),
+            tuple(labels),
+            tuple(near),
+            tuple(owners),
+            tuple(edit.prompt for edit in edits),
+            tuple(rephrasings),
+            tuple(negatives),
+        )
+
+
+def _ways(edit: Edit) -> tuple[str, ...]:
+    return (edit.prompt, *edit.rephrase_prompts)

@@ -1,0 +1,44 @@
+"""Reading `calibration.json`: the thresholds of an exported variant."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from serac_core.errors import SeracError
+
+
+class UnreadableCalibration(SeracError):
+    """`calibration.json` is missing, breaks its format or lacks the variant."""
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """Least score in scope; least cosine in scope where whole texts are compared."""
+
+    threshold: float
+    whole_text_threshold: float
+
+
+def read_calibration(path: str | Path, variant: str) -> Thresholds:
+    """The thresholds of one variant.
+
+    Raises
+    ------
+    UnreadableCalibration
+    """
+    path = Path(path)
+    try:
+        variants = json.loads(path.read_text(encoding="utf-8"))["variants"]
+        if variant not in variants:
+            raise UnreadableCalibration(
+                f"{path}: no threshold for variant {variant!r}, only for {', '.join(variants)}",
+                remedy="export the variant and run `serac calibrate`",
+            )
+        found = variants[variant]
+        return Thresholds(float(found["threshold"]), float(found["whole_text_threshold"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UnreadableCalibration(
+            f"{path}: no thresholds: {error!r}", remedy="`serac calibrate` writes it"
+        ) from error

@@ -1,0 +1,234 @@
+"""`serac train scope`, `export`, `calibrate`, `memory build`, `route`, `explain`: thin verbs."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from serac_core.config import load_params
+from serac_core.errors import SeracError
+
+ParamsOption = Annotated[Path, typer.Option("--params", help="The settings file.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+TrainingSetOption = Annotated[Path, typer.Option("--training-set", help="Folder of the folds.")]
+ReleaseOption = Annotated[Path, typer.Option("--release", help="The release directory.")]
+VariantOption = Annotated[str, typer.Option("--variant", help="Encoder graph: fp32, fp16, int8.")]
+ProviderOption = Annotated[str, typer.Option("--provider", help="cpu or cuda.")]
+CacheOption = Annotated[
+    Path,
+    typer.Option(
+        "--cache-dir", envvar="SERAC_CACHE_DIR", help="Where checkpoints and keys are kept."
+    ),
+]
+_PARAMS = Path("params.yaml")
+_CACHE = Path(".serac/cache")
+_CHUNK = 256
+
+memory_app = typer.Typer(help="The edit memory: live edits, encoded.", no_args_is_help=True)
+
+
+class BadQueries(SeracError):
+    """The queries to route can't be read, or there are none."""
+
+
+def train_scope(
+    training_set: TrainingSetOption,
+    out: Annotated[Path, typer.Option("--out", help="Folder for model, cohort and log.")],
+    params: ParamsOption = _PARAMS,
+    cache_dir: CacheOption = _CACHE,
+    as_json: JsonOption = False,
+) -> None:
+    """Train the scope classifier; goes on where an interrupted run stopped."""
+    from serac_core.scope.training import train
+
+    settings = load_params(params)
+    figures = train(
+        training_set,
+        settings.models.encoder,
+        out,
+        settings.scope,
+        seed=settings.seed,
+        cache_dir=cache_dir,
+    )
+    if as_json:
+        print(json.dumps(figures, indent=1))
+        return
+    for name, value in figures.items():
+        print(f"{name:<16} {value:.4f}")
+
+
+def export(
+    model: Annotated[Path, typer.Option("--model", help="The trained encoder.")],
+    training_set: TrainingSetOption,
+    out: Annotated[Path, typer.Option("--out", help="Folder for graphs and export.json.")],
+    params: ParamsOption = _PARAMS,
+    as_json: JsonOption = False,
+) -> None:
+    """Export the encoder to ONNX and measure parity with PyTorch."""
+    from serac_core.scope.export import export_encoder
+
+    report = export_encoder(model, training_set, out, load_params(params).export)
+    if as_json:
+        print(json.dumps(report, indent=1, sort_keys=True))
+        return
+    print(f"{'variant':<8} {'max |diff|':>12} {'least cosine':>13}")
+    for variant, found in report["parity"].items():
+        print(f"{variant:<8} {found['max_abs_diff']:>12.2e} {found['cosine_min']:>13.6f}")
+
+
+def calibrate(
+    encoder: Annotated[Path, typer.Option("--encoder", help="The exported encoder.")],
+    training_set: TrainingSetOption,
+    out: Annotated[Path, typer.Option("--out", help="Folder for calibration.json and plots.")],
+    target_false_route: Annotated[
+        float | None,
+        typer.Option(help="Share of unrelated queries that may be routed [default: params.yaml]."),
+    ] = None,
+    params: ParamsOption = _PARAMS,
+    as_json: JsonOption = False,
+) -> None:
+    """Set the scope threshold of each exported variant."""
+    from serac_core.scope.calibration import calibrate as run
+
+    settings = load_params(params)
+    target = target_false_route or settings.calibration.target_false_route
+    made = run(encoder, training_set, out, target, provider=settings.export.provider)
+    if as_json:
+        print(json.dumps(made, indent=1, sort_keys=True))
+        return
+    print(f"{'variant':<8} {'threshold':>9} {'true route':>10} {'false route':>11} {'<= 95 %':>8}")
+    for variant, found in made["variants"].items():
+        print(
+            f"{variant:<8} {found['threshold']:>9.4f} {found['true_route']:>10.4f} "
+            f"{found['false_route']:>11.4f} {found['false_route_upper95']:>8.4f}"
+        )
+
+
+@memory_app.command("build")
+def build_memory(
+    encoder: Annotated[Path, typer.Option("--encoder", help="The exported encoder.")],
+    edits: Annotated[Path, typer.Option("--edits", help="The live edits.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the memory.")],
+    cache_dir: CacheOption = _CACHE,
+    provider: ProviderOption = "cpu",
+    as_json: JsonOption = False,
+) -> None:
+    """Encode the live edits for every exported variant; only those not encoded before."""
+    from serac_core.edits.jsonl import read_edits
+    from serac_core.scope.memory import build_memories
+
+    records = read_edits(edits)
+    encoded = build_memories(records, encoder, out, cache_dir, provider=provider)
+    if as_json:
+        print(json.dumps({"edits": len(records), "encoded": encoded}))
+        return
+    counts = ", ".join(f"{variant}: {count}" for variant, count in encoded.items())
+    print(f"{len(records)} edits in {out}; newly encoded keys: {counts}")
+
+
+def route(
+    release: ReleaseOption,
+    query: Annotated[list[str] | None, typer.Argument(help="What to route.")] = None,
+    input_file: Annotated[
+        Path | None, typer.Option("--input", help="JSON lines, each a string or with `query`.")
+    ] = None,
+    output_file: Annotated[
+        Path | None, typer.Option("--output", help="JSON lines of decisions.")
+    ] = None,
+    variant: VariantOption = "fp32",
+    provider: ProviderOption = "cpu",
+    as_json: JsonOption = False,
+) -> None:
+    """Decide to which edit, if any, each query goes.
+
+    `--input` is read, decided and written piece by piece, however long it is. Bytes that are
+    not UTF-8 are read as `?`; an empty query is out of scope.
+    """
+    from serac_core.edits.atomic import write_atomically
+    from serac_core.scope.router import Router, decision_line
+
+    if bool(query) == (input_file is not None):
+        raise BadQueries(
+            "queries in both places" if query else "no query given",
+            remedy="name either QUERYs or a file with --input",
+        )
+    router = Router.load(release, variant, provider)
+
+    def lines(queries: Iterator[str]) -> Iterator[str]:
+        done, started = 0, time.monotonic()
+        while chunk := list(islice(queries, _CHUNK)):
+            yield from map(decision_line, router.route(chunk))
+            done += len(chunk)
+            if input_file is not None:
+                rate = done / (time.monotonic() - started)
+                print(f"{done} queries, {rate:.0f}/s", file=sys.stderr)
+
+    source = _queries(input_file) if input_file is not None else iter(query or ())
+    if output_file is not None:
+        write_atomically(output_file, ((line + "\n").encode() for line in lines(source)))
+    elif as_json or input_file is not None:
+        for line in lines(source):
+            print(line)
+    else:
+        for decision in router.route(list(source)):
+            where = f"edit {decision.edit_id}" if decision.in_scope else "base model"
+            figures = f"score {decision.score:.4f}  threshold {decision.threshold:.4f}"
+            print(_printable(f"{where}  {figures}  {decision.query}"))
+
+
+def explain(
+    release: ReleaseOption,
+    query: Annotated[str, typer.Argument(help="The query to explain.")],
+    variant: VariantOption = "fp32",
+    provider: ProviderOption = "cpu",
+    k: Annotated[int, typer.Option(min=1, help="How many edits to show.")] = 5,
+    as_json: JsonOption = False,
+) -> None:
+    """Why a query goes where it goes: nearest edits, scores, threshold, margin, reason."""
+    from serac_core.scope.explain import explain as run
+    from serac_core.scope.router import Router
+
+    found = run(Router.load(release, variant, provider), query, k)
+    if as_json:
+        print(json.dumps(found.as_dict()))
+        return
+    print(_printable(found.reason))
+    for candidate in found.candidates:
+        print(_printable(f"{candidate.score:8.4f}  {candidate.edit_id}  {candidate.prompt}"))
+
+
+def _queries(path: Path) -> Iterator[str]:
+    try:
+        with path.open(encoding="utf-8", errors="surrogateescape") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield _query(path, number, line)
+    except OSError as error:
+        raise BadQueries(f"{path}: {error.strerror}", remedy="name a file of JSON lines") from error
+
+
+def _query(path: Path, number: int, line: str) -> str:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise BadQueries(
+            f"{path}: line {number} is not JSON: {error}",
+            remedy='write "text" or {"query": "text"}',
+        ) from error
+    query = row.get("query") if isinstance(row, dict) else row
+    if not isinstance(query, str):
+        raise BadQueries(
+            f"{path}: line {number} has no query", remedy='write "text" or {"query": "text"}'
+        )
+    return query
+
+
+def _printable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()

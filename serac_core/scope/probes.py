@@ -1,0 +1,177 @@
+"""Edits' own probes put to a router: what scores come out in scope and out of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from serac_core.edits.record import Edit
+from serac_core.errors import SeracError
+from serac_core.scope.encoder import Encoder
+from serac_core.scope.memory import EditMemory
+from serac_core.scope.router import NO_MATCH, Router
+
+MISROUTE_COST = 3.0
+"""A near miss routed in costs as much as this many queries in scope routed out."""
+FAR_KINDS = ("traffic",)
+
+
+class UnreadableTraffic(SeracError):
+    """`traffic.jsonl` is missing or a line is no message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """A query with a known right route, and the score it got.
+
+    Attributes
+    ----------
+    kind:
+        `prompt`, `rephrase`, the kind of the locality probe, or `traffic`.
+    expected:
+        The edit it belongs to; None out of scope.
+    """
+
+    query: str
+    kind: str
+    expected: str | None
+    nearest: str | None
+    score: float
+
+    def is_right(self, threshold: float) -> bool:
+        """Routed to its own edit, or left alone, at this threshold."""
+        if self.expected is None:
+            return self.score < threshold
+        return self.score >= threshold and self.nearest == self.expected
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All probes of a set of edits."""
+
+    probes: tuple[Probed, ...]
+
+    @property
+    def inside(self) -> list[Probed]:
+        return [probe for probe in self.probes if probe.expected is not None]
+
+    @property
+    def outside(self) -> list[Probed]:
+        return [probe for probe in self.probes if probe.expected is None]
+
+    def true_route(self, threshold: float) -> float:
+        """Share of in-scope queries routed to their own edit; 1 for none."""
+        return _share([probe.is_right(threshold) for probe in self.inside])
+
+    def false_route(self, threshold: float) -> float:
+        """Share of out-of-scope queries routed in; 0 for none."""
+        return 1.0 - _share([probe.is_right(threshold) for probe in self.outside])
+
+
+def probe_router(
+    encoder: Encoder,
+    edits: Sequence[Edit],
+    traffic: Sequence[str] = (),
+    *,
+    whole_texts: bool = False,
+) -> Outcome:
+    """Route the edits' rephrasings, locality probes and traffic, the edits being the memory.
+
+    Parameters
+    ----------
+    whole_texts:
+        Forget the subjects: whole texts are compared, and scores are cosines.
+    """
+    if whole_texts:
+        edits = [edit.model_copy(update={"subject": None}) for edit in edits]
+    router = Router(encoder, EditMemory.build(edits, encoder), 0.0, whole_text_threshold=0.0)
+    asked: list[tuple[str, str, str | None]] = []
+    for edit in edits:
+        asked.append((edit.prompt, "prompt", edit.id))
+        asked += [(query, "rephrase", edit.id) for query in edit.rephrase_prompts]
+        asked += [(probe.prompt, probe.kind, None) for probe in edit.locality]
+    asked += [(query, "traffic", None) for query in traffic]
+    decisions = router.route([query for query, _, _ in asked])
+    return Outcome(
+        tuple(
+            Probed(query, kind, expected, decision.nearest_edit_id, decision.score)
+            for (query, kind, expected), decision in zip(asked, decisions, strict=True)
+        )
+    )
+
+
+def balanced_threshold(outcome: Outcome, target_false_route: float | None = None) -> float:
+    """The threshold that suits the probes best.
+
+    Of the midpoints between neighbouring scores it takes the one with the least
+    `miss + MISROUTE_COST * routed_in`: `miss` is the share of rephrasings not routed to their
+    edit, `routed_in` the share of probes that are routed in (unrelated ones too: with many edits in
+    memory they may name the subject of one). Equal ones form an interval, and its middle is taken. With a target, no more than that
+    share of traffic may be routed in, whatever recall it costs.
+    """
+    import numpy as np
+
+    inside = [probe for probe in outcome.inside if probe.kind == "rephrase"] or outcome.inside
+    near = [probe.score for probe in outcome.outside if probe.kind not in FAR_KINDS]
+    far = [probe.score for probe in outcome.outside if probe.kind in FAR_KINDS]
+    right = [probe.score for probe in inside if probe.nearest == probe.expected]
+    levels = np.unique(np.array([*right, *near, *far], dtype=np.float64))
+    levels = levels[levels > NO_MATCH]
+    if not len(levels):
+        return 0.5
+    edges = np.concatenate([[levels[0] - 0.01], levels, [levels[-1] + 0.01]])
+    middles = (edges[:-1] + edges[1:]) / 2
+    miss = 1 - _share_at_least(right, middles) * len(right) / max(1, len(inside))
+    cost = miss + MISROUTE_COST * _share_at_least(near, middles)
+    if target_false_route is not None:
+        cost = np.where(_share_at_least(far, middles) <= target_false_route, cost, np.inf)
+    best = np.flatnonzero(cost <= cost.min() + 1e-12)
+    last = best[0]
+    while last + 1 in best:
+        last += 1
+    return float((edges[best[0]] + edges[last + 1]) / 2)
+
+
+def read_traffic(path: str | Path, fold: str) -> list[str]:
+    """The messages of one fold of `traffic.jsonl` (`{"query", "fold"}` a line).
+
+    Raises
+    ------
+    UnreadableTraffic
+    """
+    path = Path(path)
+    queries = []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UnreadableTraffic(
+            f"{path}: {error}", remedy="`serac edits training-set` writes it"
+        ) from error
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+            if row["fold"] == fold:
+                queries.append(str(row["query"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise UnreadableTraffic(
+                f"{path}: line {number} is no message: {error!r}",
+                remedy='a line is {"query": ..., "fold": "train" | "calibrate" | "test"}',
+            ) from error
+    return queries
+
+
+def _share(right: Sequence[bool]) -> float:
+    return sum(right) / len(right) if right else 1.0
+
+
+def _share_at_least(scores: Sequence[float], thresholds: Any) -> Any:
+    """For each threshold the share of scores not below it."""
+    import numpy as np
+
+    ordered = np.sort(np.array(scores, dtype=np.float64))
+    if not len(ordered):
+        return np.zeros(len(thresholds))
+    return 1 - np.searchsorted(ordered, thresholds, side="left") / len(ordered)

@@ -1,0 +1,222 @@
+"""The router: to which edit, if any, a query goes, and why."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from serac_core.scope.calibration_file import read_calibration
+from serac_core.scope.encoder import Encoder, encodable
+from serac_core.scope.memory import EditMemory, ForeignMemory
+from serac_core.scope.session import OnnxEncoder
+from serac_core.scope.subject import masked, mentions_by_subject
+
+NO_MATCH = -1.0
+"""The score of a query that names no subject of any edit."""
+WHOLE_TEXT_THRESHOLD = 0.9
+"""Cosine from which whole texts count as the same, where no calibration says otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Where a query goes.
+
+    Attributes
+    ----------
+    edit_id:
+        The edit whose scope it falls under; None out of scope.
+    nearest_edit_id:
+        The edit with the highest score, in scope or not; None if no edit came into question.
+    """
+
+    query: str
+    in_scope: bool
+    edit_id: str | None
+    score: float
+    threshold: float
+    nearest_edit_id: str | None
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An edit that came into question for a query.
+
+    Attributes
+    ----------
+    compared:
+        The query as it was compared: with the subject masked, or whole.
+    closeness:
+        Cosine to the edit, or to a known phrasing of its relation.
+    competition:
+        Cosine to the nearest phrasing of another relation; 0 where whole texts are compared.
+    """
+
+    edit_id: str
+    prompt: str
+    score: float
+    compared: str
+    closeness: float
+    competition: float
+    place: int
+
+
+class Router:
+    """Decides by names and meaning: an edit comes into question when the query names its
+    subject, and applies when what is said about it is the same (score >= threshold).
+
+    Edits without a subject are compared by the cosine of whole texts; `whole_text_threshold`
+    is put on the scale of the other scores, so that one threshold holds for all.
+
+    Parameters
+    ----------
+    encoder:
+        Of the same digest as the memory's.
+    threshold:
+        Least score in scope.
+    whole_text_threshold:
+        Least cosine in scope for edits without a subject.
+
+    Raises
+    ------
+    ForeignMemory
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        memory: EditMemory,
+        threshold: float,
+        whole_text_threshold: float = WHOLE_TEXT_THRESHOLD,
+    ) -> None:
+        if memory.encoder_digest != encoder.digest:
+            raise ForeignMemory(
+                f"the memory was made by encoder {memory.encoder_digest[:12]}, not by "
+                f"{encoder.digest[:12]}",
+                remedy="build it with this encoder: `serac memory build`",
+            )
+        self.encoder = encoder
+        self.memory = memory
+        self.threshold = threshold
+        self._shift = whole_text_threshold - threshold
+        self._scorer = encoder.scorer
+        self._relation_K = self._scorer.relations_of(memory.keys_KD)
+
+    @classmethod
+    def load(
+        cls,
+        release: str | Path,
+        variant: str = "fp32",
+        provider: str = "cpu",
+        threads: int | None = None,
+    ) -> Router:
+        """The router of a release directory.
+
+        Raises
+        ------
+        UnknownVariant, ProviderUnavailable, UnusableEncoder, UnreadableCohort,
+        UnreadableCalibration, DamagedMemory, ForeignMemory
+        """
+        release = Path(release)
+        encoder = OnnxEncoder.load(release / "scope", variant, provider, threads)
+        thresholds = read_calibration(release / "scope" / "calibration.json", variant)
+        memory = EditMemory.load(release / "memory", encoder.digest)
+        return cls(encoder, memory, thresholds.threshold, thresholds.whole_text_threshold)
+
+    def route(self, queries: Sequence[str]) -> list[Decision]:
+        """Decide on each query; one encoder call for all.
+
+        Out of scope with score -1: an empty or blank query, one that names no subject (while
+        every edit has one), everything while the memory is empty. Lone surrogates are read as
+        `?`, NUL as a space; the first 16,384 characters and 128 tokens of a text count.
+        """
+        return [
+            self.decide(query, candidates)
+            for query, candidates in zip(queries, self.candidates(queries), strict=True)
+        ]
+
+    def candidates(self, queries: Sequence[str], k: int = 1) -> list[list[Candidate]]:
+        """The edits that come into question for each query, best first, ties newest first.
+
+        All edits about a subject that the query names, and of those compared by their whole
+        text the `k` best.
+        """
+        asked = [encodable(query) for query in queries]
+        found = [mentions_by_subject(self.memory.subjects.find(text)) for text in asked]
+        texts = {
+            masked(text, mention)
+            for text, mentions in zip(asked, found, strict=True)
+            for mention in mentions.values()
+        }
+        if self.memory.whole_texts:
+            texts.update(text for text in asked if text.strip())
+        if not texts:
+            return [[] for _ in queries]
+        row = {text: number for number, text in enumerate(sorted(texts))}
+        vectors_TD = self.encoder.encode(list(row))
+        closeness_TR = self._scorer.relation_closeness(vectors_TD)
+        candidates = []
+        for text, mentions in zip(asked, found, strict=True):
+            of_query: list[Candidate] = []
+            for subject, mention in mentions.items():
+                said = masked(text, mention)
+                number = row[said]
+                of_query += self._about(subject, said, vectors_TD[number], closeness_TR[number])
+            if text in row:
+                of_query += self._whole(text, vectors_TD[row[text]], k)
+            of_query.sort(key=lambda candidate: (-candidate.score, -candidate.place))
+            candidates.append(of_query)
+        return candidates
+
+    def _about(
+        self, subject: tuple[str, ...], said: str, query_D: Any, closeness_R: Any
+    ) -> list[Candidate]:
+        """The edits about a subject, scored by what the query says about it."""
+        places = self.memory.about(subject)
+        keys = self.memory.key_of_entry[list(places)]
+        score_N, p_N, n_N = self._scorer.score(
+            query_D, closeness_R, self.memory.keys_KD[keys], self._relation_K[keys]
+        )
+        return [
+            self._candidate(place, said, *map(float, scores))
+            for place, *scores in zip(places, score_N, p_N, n_N, strict=True)
+        ]
+
+    def _whole(self, text: str, query_D: Any, k: int) -> list[Candidate]:
+        """The nearest of the edits that are compared by their whole text."""
+        places_1W, cosines_1W = self.memory.search(query_D[None], k, self.memory.whole_texts)
+        return [
+            self._candidate(place, text, max(-1.0, min(1.0, cosine - self._shift)), cosine, 0.0)
+            for place, cosine in zip(places_1W[0].tolist(), cosines_1W[0].tolist(), strict=True)
+        ]
+
+    def _candidate(
+        self, place: int, compared: str, score: float, closeness: float, competition: float
+    ) -> Candidate:
+        entry = self.memory.entries[place]
+        return Candidate(entry.id, entry.prompt, score, compared, closeness, competition, place)
+
+    def decide(self, query: str, candidates: Sequence[Candidate]) -> Decision:
+        """The decision that a query's candidates give, the best of them first."""
+        if not candidates:
+            return Decision(query, False, None, NO_MATCH, self.threshold, None)
+        best = candidates[0]
+        in_scope = best.score >= self.threshold
+        return Decision(
+            query,
+            in_scope,
+            best.edit_id if in_scope else None,
+            best.score,
+            self.threshold,
+            best.edit_id,
+        )
+
+
+def decision_line(decision: Decision) -> str:
+    """One line of JSON; characters that are no text are escaped."""
+    return json.dumps(decision.as_dict(), ensure_ascii=True)

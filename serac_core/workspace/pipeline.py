@@ -1,0 +1,226 @@
+"""The stages of dvc.yaml, reproduced in a clone, and the data they make."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from serac_core.errors import SeracError
+from serac_core.workspace.commands import Say, dvc_command, stream
+
+REMOTE = "serac"
+
+_RUNNING = re.compile(r"^Running stage '([^']+)'")
+_FAILED = re.compile(r"^ERROR: failed to reproduce '([^']+)'")
+_EXIT_CODE = re.compile(r"exited with (\d+)")
+_LINES_SHOWN = 20
+# DVC's advice to people who work by hand, and its word on the stages before those asked for.
+_ADVICE = re.compile(
+    r"To track the changes with git|\tgit add |To enable auto staging|\tdvc config core.autostage"
+    r"|Use `dvc push`|(Updating|Generating) lock file|Verifying outputs in frozen"
+    r"|WARNING: stage: '[^']+' is frozen"
+)
+_SKIPPED = re.compile(r"^Stage '([^']+)' didn't change, skipping")
+
+
+class StageFailed(SeracError):
+    """A stage's command ended with an error, or DVC could not run it.
+
+    Attributes
+    ----------
+    stage:
+        The stage that failed; "" when DVC failed before one.
+    stage_exit_code:
+        Exit code of the stage's command; None when it was not the command that failed.
+    stage_output:
+        The last lines that the stage's command printed.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        remedy: str,
+        stage: str,
+        stage_exit_code: int | None,
+        stage_output: tuple[str, ...],
+    ) -> None:
+        super().__init__(what, remedy=remedy)
+        self.stage = stage
+        self.stage_exit_code = stage_exit_code
+        self.stage_output = stage_output
+
+
+class RemoteUnreachable(SeracError):
+    """The DVC remote can't be read or written."""
+
+
+def reproduce(
+    workspace: Path,
+    stages: Sequence[str],
+    *,
+    say: Say,
+    log: Path,
+    environment: Mapping[str, str] | None = None,
+) -> list[str]:
+    """Bring stages (and what they need) up to date: `dvc repro --pull STAGE...`.
+
+    Parameters
+    ----------
+    say:
+        Takes each line that DVC and the stage commands print, as it appears.
+    log:
+        File that all output is appended to.
+
+    Returns
+    -------
+    list[str]
+        Stages whose command ran; the others were up to date or restored from the run-cache.
+
+    Raises
+    ------
+    StageFailed
+    """
+
+    def say_what_matters(line: str) -> None:
+        skipped = _SKIPPED.match(line)
+        if not _ADVICE.match(line) and (skipped is None or skipped[1] in stages):
+            say(line)
+
+    exit_code, lines = stream(
+        dvc_command("repro", "--pull", *stages),
+        cwd=workspace,
+        say=say_what_matters,
+        log=log,
+        environment=environment,
+    )
+    if exit_code:
+        raise _stage_failed(stages, lines, log)
+    return [match[1] for line in lines if (match := _RUNNING.match(line))]
+
+
+def _stage_failed(stages: Sequence[str], lines: list[str], log: Path) -> StageFailed:
+    stage = next((match[1] for line in lines if (match := _FAILED.match(line))), "")
+    code = next((match[1] for line in reversed(lines) if (match := _EXIT_CODE.search(line))), None)
+    started = max((n for n, line in enumerate(lines) if _RUNNING.match(line)), default=-2)
+    output = [line for line in lines[started + 2 :] if line.strip()]
+    return StageFailed(
+        f"stage {stage or ' '.join(stages)} failed:\n" + "\n".join(output[-_LINES_SHOWN:]),
+        remedy=f"all that it printed is in {log}; mend the cause and run again: what is done "
+        "stays done",
+        stage=stage,
+        stage_exit_code=int(code) if code else None,
+        stage_output=tuple(line for line in output if not line.startswith("ERROR: failed to")),
+    )
+
+
+def set_default_remote(checkout: Path, workspace: Path, url: str) -> str:
+    """Make sure that the clone's committed DVC settings name a default remote; returns its URL.
+
+    A default remote that is committed stays as it is, unless it is ours (called
+    `serac`) and params.yaml names another URL. Without either it is a folder in the
+    checkout. Checksums are verified on download.
+
+    Raises
+    ------
+    RemoteUnreachable
+        It can't be reached, or its folder can't be made.
+    """
+    from dvc.config import Config
+
+    with Config(str(workspace / ".dvc")).edit("repo") as settings:
+        name = settings["core"].get("remote")
+        if not name or (name == REMOTE and url):
+            settings["core"]["remote"] = REMOTE
+            settings["remote"][REMOTE] = {"url": _absolute(checkout, url), "verify": True}
+    found = default_remote_url(workspace, "")
+    check_remote(workspace, found, made_here=checkout)
+    return found
+
+
+def default_remote_url(repository: Path, url: str) -> str:
+    """The URL of a repository's default DVC remote; without one, what a run would make of `url`."""
+    from dvc.config import Config
+
+    settings = Config(str(repository / ".dvc"))
+    name = settings["core"].get("remote")
+    if not name or (name == REMOTE and url):
+        return _absolute(repository, url)
+    return str(settings["remote"].get(name, {}).get("url", ""))
+
+
+def _absolute(checkout: Path, url: str) -> str:
+    # A relative path would mean another place in every clone.
+    url = url or ".serac/remote"
+    if "://" in url or Path(url).is_absolute():
+        return url
+    return str((checkout / url).resolve())
+
+
+def check_remote(workspace: Path, url: str, *, made_here: Path | None = None) -> None:
+    """See that the default DVC remote answers, before hours of work depend on it.
+
+    Parameters
+    ----------
+    made_here:
+        A checkout in whose folder a local remote may be created.
+
+    Raises
+    ------
+    RemoteUnreachable
+    """
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    remedy = "check the URL and your access, or set registry.dvc_remote in params.yaml"
+    try:
+        if "://" not in url:
+            folder = Path(url)
+            if made_here and folder.is_relative_to(made_here):
+                folder.mkdir(parents=True, exist_ok=True)
+            if not folder.parent.is_dir():
+                raise FileNotFoundError(f"{folder.parent}: no such folder")
+            return
+        with Repo(str(workspace)) as repo:
+            remote = repo.cloud.get_remote_odb()
+            remote.fs.exists(remote.path)
+    except (DvcException, OSError, ImportError) as error:
+        raise RemoteUnreachable(f"DVC remote {url!r}: {error}", remedy=remedy) from error
+    except Exception as error:  # each storage library raises its own classes
+        raise RemoteUnreachable(
+            f"DVC remote {url!r}: {type(error).__name__}: {error}", remedy=remedy
+        ) from error
+
+
+def push_data(
+    workspace: Path, *, say: Say, log: Path, environment: Mapping[str, str] | None = None
+) -> None:
+    """Upload what the clone's dvc.lock names: `dvc push`.
+
+    Raises
+    ------
+    RemoteUnreachable
+    """
+    exit_code, lines = stream(
+        dvc_command("push"), cwd=workspace, say=say, log=log, environment=environment
+    )
+    if exit_code:
+        words = "\n".join(line for line in lines if line.startswith("ERROR:")) or lines[-1:]
+        raise RemoteUnreachable(
+            f"dvc push failed: {words}",
+            remedy="check the remote's URL, space and your access; nothing was published",
+        )
+
+
+def out_hash(lock_text: str, out: str) -> str:
+    """The hash that a dvc.lock records for an output; "" when it names none."""
+    lock: dict[str, Any] = yaml.safe_load(lock_text) or {}
+    for stage in lock.get("stages", {}).values():
+        for entry in stage.get("outs", ()):
+            if entry["path"] == out:
+                return str(entry.get("md5") or entry.get("hash") or "")
+    return ""

