@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import shutil
 import sys
 import time
 from dataclasses import asdict
@@ -106,7 +108,8 @@ def print_outcome(outcome: Outcome, seconds: float) -> None:
         return
     print(f"\nReleased {outcome.release} in {seconds:.0f} s, ready in {outcome.copy}")
     print("Ask it:")
-    print(f'  serac answer --release {outcome.copy} "..."')
+    for query in _questions(outcome.copy):
+        print(f"  {_program()} answer --release {outcome.copy} {shlex.quote(query)}")
     print("Take it over into your branch:")
     if outcome.snapshot_of:
         print(f"  git stash push -- {' '.join(outcome.snapshot_of)}   # they are in the release")
@@ -116,3 +119,21 @@ def print_outcome(outcome: Outcome, seconds: float) -> None:
         print(f"  git fetch --tags {outcome.published_to} releases")
         print("  git merge --ff-only FETCH_HEAD && dvc pull")
     sys.stdout.flush()
+
+
+def _questions(release: Path) -> list[str]:
+    """What to ask a release: a rephrasing of its newest edit, and a near miss of it."""
+    from serac_core.edits import read_edits
+
+    edits = [edit for edit in read_edits(release / "edits.jsonl") if edit.rephrase_prompts]
+    return [
+        query
+        for edit in edits[-1:]
+        for query in (edit.rephrase_prompts[0], *(probe.prompt for probe in edit.locality[:1]))
+    ]
+
+
+def _program() -> str:
+    """How to call `serac` from this shell: by name, or by path where no environment is active."""
+    beside = Path(sys.executable).parent / "serac"
+    return "serac" if shutil.which("serac") or not beside.exists() else str(beside)

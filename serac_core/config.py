@@ -50,7 +50,9 @@ class ScopeConfig(_Section):
     batch_size: int = Field(160, ge=2, description="Masked texts a step.")
     learning_rate: float = Field(2e-4, gt=0, description="Peak learning rate.")
     warmup_share: float = Field(0.1, ge=0, lt=1, description="Share of the steps spent warming up.")
-    temperature: float = Field(0.05, gt=0, description="Softmax temperature of the contrastive loss.")
+    temperature: float = Field(
+        0.05, gt=0, description="Softmax temperature of the contrastive loss."
+    )
     checkpoint_every: int = Field(30, ge=1, description="Steps between checkpoints.")
 
 
@@ -58,7 +60,9 @@ class CounterfactualConfig(_Section):
     max_steps: int = Field(160, ge=1, description="Optimizer steps.")
     batch_size: int = Field(32, ge=1, description="Examples a step.")
     learning_rate: float = Field(1e-3, gt=0, description="Peak learning rate.")
-    warmup_share: float = Field(0.05, ge=0, lt=1, description="Share of the steps spent warming up.")
+    warmup_share: float = Field(
+        0.05, ge=0, lt=1, description="Share of the steps spent warming up."
+    )
     checkpoint_every: int = Field(40, ge=1, description="Steps between checkpoints.")
     patience: int = Field(
         3, ge=1, description="Evaluations without a better edit/acc_val before training stops."
@@ -86,7 +90,9 @@ class GateConfig(_Section):
     generalization_held_out_relations: float = Field(
         0.90, description="The same on relations that were in no training data."
     )
-    locality: float = Field(0.98, description="Least share of near misses answered as the base does.")
+    locality: float = Field(
+        0.98, description="Least share of near misses answered as the base does."
+    )
     live_exact_match: float = Field(0.90, description="Least exact match on the live edits.")
     live_locality: float = Field(
         0.95, description="Least share of the live edits' near misses answered as the base does."
@@ -98,8 +104,12 @@ class GateConfig(_Section):
     min_pre_informative: float = Field(
         0.2, description="acc/pre below which the stability check says nothing."
     )
-    parity_fp32: float = Field(1e-4, description="Largest embedding difference ONNX fp32 - PyTorch.")
-    int8_agreement: float = Field(0.995, description="Least share of decisions int8 shares with fp32.")
+    parity_fp32: float = Field(
+        1e-4, description="Largest embedding difference ONNX fp32 - PyTorch."
+    )
+    int8_agreement: float = Field(
+        0.995, description="Least share of decisions int8 shares with fp32."
+    )
     max_latency_ratio: float = Field(2.0, description="Routing one query / one bare encoder pass.")
     max_regression: float = Field(
         0.01, description="Largest fall against the champion on the same items."
@@ -107,7 +117,9 @@ class GateConfig(_Section):
 
 
 class DemoModelConfig(_Section):
-    seed: int = Field(11, ge=0, description="Seed of the pretraining; its own, the stage is frozen.")
+    seed: int = Field(
+        11, ge=0, description="Seed of the pretraining; its own, the stage is frozen."
+    )
     vocab_size: int = Field(4096, ge=300, description="Byte-level BPE tokens.")
     hidden_size: int = Field(256, ge=16, description="Width of the model.")
     intermediate_size: int = Field(512, ge=16, description="Width of the feed-forward layers.")
@@ -129,7 +141,9 @@ class DemoModelConfig(_Section):
 
 class RegistryConfig(_Section):
     publish_to: str = Field("", description="Git URL or path; empty: where the flow was started.")
-    dvc_remote: str = Field("", description="DVC remote URL; empty: the local folder .serac/remote.")
+    dvc_remote: str = Field(
+        "", description="DVC remote URL; empty: the local folder .serac/remote."
+    )
 
 
 class Params(_Section):
@@ -165,12 +179,15 @@ def load_params(path: str | Path = "params.yaml") -> Params:
             f"{path}: no such file", remedy="run in the project's folder, or name it with --params"
         ) from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: not readable as YAML: {error}", remedy="mend the file") from error
+        raise ConfigError(
+            f"{path}: not readable as YAML: {error}", remedy="mend the file"
+        ) from error
     try:
         return Params.model_validate(data or {})
     except ValidationError as error:
         problems = "; ".join(
-            f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})" for e in error.errors()
+            f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})"
+            for e in error.errors()
         )
         raise ConfigError(
             f"{path}: {problems}",

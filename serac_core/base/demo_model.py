@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 from serac_core.base.demo_corpus import DemoCorpus, Example
 from serac_core.config import DemoModelConfig
 from serac_core.edits.jsonl import read_edits
-from serac_core.edits.record import normalize_text
 from serac_core.edits.world import load_world
 
 if TYPE_CHECKING:
@@ -98,9 +97,7 @@ def pretrain_demo_model(
     return curve[-1]
 
 
-def _tokenizer(
-    corpus: DemoCorpus, config: DemoModelConfig, kept: Path
-) -> PreTrainedTokenizerFast:
+def _tokenizer(corpus: DemoCorpus, config: DemoModelConfig, kept: Path) -> PreTrainedTokenizerFast:
     """Byte-level BPE: any text of any script has tokens, so anything can be copied.
 
     Trained once and kept beside the checkpoint, whose embeddings mean its tokens.

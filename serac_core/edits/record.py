@@ -25,7 +25,7 @@ def normalize_text(text: str) -> str:
 
 
 def content_id(prompt: str, target_new: str, subject: str | None = None) -> str:
-    """A stable id made from what the edit says (SHA-256 of the normalised fields, 16 hex digits)."""
+    """A stable id made from what the edit says (SHA-256 of its normalised fields, shortened)."""
     content = "\x1f".join(normalize_text(part) for part in (prompt, target_new, subject or ""))
     return "e-" + hashlib.sha256(content.encode()).hexdigest()[:16]
 

@@ -41,11 +41,21 @@ _FOLD_SHARES: tuple[tuple[Fold, float], ...] = (
     ("calibrate", 0.76),
     ("test", 1.0),
 )
-_TRAFFIC_SHARES: tuple[tuple[Fold, float], ...] = (("train", 0.4), ("calibrate", 0.7), ("test", 1.0))
+_TRAFFIC_SHARES: tuple[tuple[Fold, float], ...] = (
+    ("train", 0.4),
+    ("calibrate", 0.7),
+    ("test", 1.0),
+)
 _UNEDITED_SHARE = 0.25
 _CALIBRATION_SHARE = 0.2  # of the relations without facts, and of their edits
 _LEAD_INS: dict[str, tuple[str, ...]] = {
-    "train": ("Quick question: ", "Tell me: ", "Hi there. ", "For my homework: ", "Please answer. "),
+    "train": (
+        "Quick question: ",
+        "Tell me: ",
+        "Hi there. ",
+        "For my homework: ",
+        "Please answer. ",
+    ),
     "calibrate": ("One more thing: ", "Complete this. "),
     "test": ("I was wondering about something. ", "For a quiz tonight: ", "Just to be sure: "),
 }
@@ -57,8 +67,10 @@ class TrainingSetError(SeracError):
     """The world is too small for the training set asked for."""
 
 
-def write_training_set(world_dir: str | Path, out_dir: str | Path, params: Params) -> dict[str, object]:
-    """Make the training set and write `{train,val,calibrate,test,traffic}.jsonl` and `summary.json`.
+def write_training_set(
+    world_dir: str | Path, out_dir: str | Path, params: Params
+) -> dict[str, object]:
+    """Make the training set: `{train,val,calibrate,test,traffic}.jsonl` and `summary.json`.
 
     Deterministic: the same world and parameters give the same bytes.
 
@@ -221,7 +233,9 @@ def _make_edits(
                     "subject": subject,
                     "ground_truth": answer,
                     "rephrase_prompts": rephrasings,
-                    "locality": _probes(fold, relation, subject, by_subject, by_relation, unedited, rng),
+                    "locality": _probes(
+                        fold, relation, subject, by_subject, by_relation, unedited, rng
+                    ),
                     "relation": relation.name,
                     "subject_type": relation.subject_type,
                     "held_out_relation": relation.split == "held_out",
@@ -252,7 +266,9 @@ def _make_asked_edits(world: World, fold: Fold, wanted: int, rng: Random) -> lis
     edited = rng.sample(pairs, min(wanted, len(pairs)))
     taken = {(relation.name, subject) for relation, subject in edited}
 
-    def ask(kind: ProbeKind, candidates: Sequence[tuple[AskedRelation, str]]) -> list[LocalityProbe]:
+    def ask(
+        kind: ProbeKind, candidates: Sequence[tuple[AskedRelation, str]]
+    ) -> list[LocalityProbe]:
         free = [(r, about) for r, about in candidates if (r.name, about) not in taken]
         return [
             LocalityProbe(prompt=rng.choice(r.phrasings).format(subject=about), kind=kind)

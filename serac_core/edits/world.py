@@ -105,7 +105,8 @@ def load_world(folder: str | Path) -> World:
         for phrasing in (*relation.phrasings, *held_out):
             if phrasing in owner:
                 raise WorldError(
-                    f"{folder}: phrasing {phrasing!r} stands in {owner[phrasing]} and {relation.name}",
+                    f"{folder}: phrasing {phrasing!r} stands in "
+                    f"{owner[phrasing]} and {relation.name}",
                     remedy="a phrasing must say which relation is meant: reword one of them",
                 )
             owner[phrasing] = relation.name

@@ -15,7 +15,7 @@ from serac_core.scope.memory import EditMemory
 from serac_core.scope.router import NO_MATCH, Router
 
 MISROUTE_COST = 3.0
-"""A near miss routed in costs as much as this many queries in scope routed out."""
+"""A probe routed in costs as much as this many queries in scope routed out."""
 FAR_KINDS = ("traffic",)
 
 
@@ -108,9 +108,10 @@ def balanced_threshold(outcome: Outcome, target_false_route: float | None = None
 
     Of the midpoints between neighbouring scores it takes the one with the least
     `miss + MISROUTE_COST * routed_in`: `miss` is the share of rephrasings not routed to their
-    edit, `routed_in` the share of probes that are routed in (unrelated ones too: with many edits in
-    memory they may name the subject of one). Equal ones form an interval, and its middle is taken. With a target, no more than that
-    share of traffic may be routed in, whatever recall it costs.
+    edit, `routed_in` the share of probes that are routed in (unrelated ones too: with many edits
+    in memory they may name the subject of one). Equal ones form an interval, and its middle is
+    taken. With a target, no more than that share of traffic may be routed in, whatever recall it
+    costs.
     """
     import numpy as np
 

@@ -109,5 +109,5 @@ def test_the_cohort_comes_from_edits_and_survives_saving(tmp_path: Path) -> None
     assert Cohort.load(tmp_path) == cohort
     assert Cohort.load(tmp_path / "none") == Cohort()
     (tmp_path / "cohort.json").write_text("[1]")
-    with pytest.raises(UnreadableCohort, match="cohort.json"):
+    with pytest.raises(UnreadableCohort, match=r"cohort\.json"):
         Cohort.load(tmp_path)
