@@ -78,7 +78,7 @@ class LanguageModel:
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str = "model"
     ) -> None:
-        self.model = model
+        self.model: Any = model  # the stubs of transformers know neither generate nor to
         self.tokenizer = tokenizer
         self.name = name
         self.is_encoder_decoder = bool(model.config.is_encoder_decoder)
@@ -210,7 +210,7 @@ class LanguageModel:
         if self.is_encoder_decoder:
             ids_BT, mask_BT = self._pad([pair.prompt for pair in pairs], pad, left=False)
             labels_BK, _ = self._pad([pair.answer for pair in pairs], -100, left=False)
-            shift = self.model.prepare_decoder_input_ids_from_labels  # type: ignore[operator]
+            shift = self.model.prepare_decoder_input_ids_from_labels
             return {
                 "input_ids": ids_BT,
                 "attention_mask": mask_BT,
@@ -276,7 +276,8 @@ class LanguageModel:
         # Special tokens are the model's; sampling, penalties and lengths that its makers
         # recommend are not: an answer is the argmax at every token.
         kept = ("bos_token_id", "decoder_start_token_id", "forced_bos_token_id")
-        config = GenerationConfig(
+        make_config: Any = GenerationConfig
+        config = make_config(
             do_sample=False,
             num_beams=1,
             max_new_tokens=max_new_tokens,
@@ -293,7 +294,7 @@ class LanguageModel:
                 input_ids=ids_BT,
                 attention_mask=mask_BT,
                 generation_config=config,
-                stopping_criteria=StoppingCriteriaList([line_end]),  # type: ignore[list-item]
+                stopping_criteria=StoppingCriteriaList([line_end]),
             )
         finally:
             self.model.generation_config = saved
@@ -395,7 +396,8 @@ class _LineEnd:
         made = input_ids[:, self._prompt_length :]
         last = self._tokenizer.batch_decode(made[:, -1:])
         done = [
-            "\n" in text and "\n" in self._tokenizer.decode(row, skip_special_tokens=True).lstrip()
+            "\n" in text
+            and "\n" in str(self._tokenizer.decode(row, skip_special_tokens=True)).lstrip()
             for text, row in zip(last, made, strict=True)
         ]
         return torch.tensor(done, dtype=torch.bool, device=input_ids.device)

@@ -94,9 +94,9 @@ class CounterfactualTrainer(Trainer):
                 disable_tqdm=True,
                 report_to="none",
             ),
-            train_dataset=examples,  # type: ignore[arg-type]
-            eval_dataset=[],  # type: ignore[arg-type]  # `evaluate` measures whole answers instead
-            data_collator=self._collate,  # type: ignore[arg-type]
+            train_dataset=examples,
+            eval_dataset=[],  # `evaluate` measures whole answers instead
+            data_collator=self._collate,
             compute_loss_func=_answer_loss,  # given, the Trainer counts a step's tokens
             callbacks=[
                 EarlyStoppingCallback(config.patience, early_stopping_threshold=1e-5),
@@ -156,7 +156,7 @@ class CounterfactualTrainer(Trainer):
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Figures of the model as it is; later weights win among equals."""
-        self.model.eval()
+        self.language_model.model.eval()
         metrics = {f"eval_{name}": value for name, value in self._measure().items()}
         progress = self.state.global_step / self.state.max_steps
         metrics[_SELECTION] = metrics["eval_edit/acc_val"] + 1e-6 * progress
@@ -176,8 +176,8 @@ class CounterfactualTrainer(Trainer):
 def _multiplies_bfloat16(on_cuda: bool) -> bool:
     """Whether mixed precision is faster here than float32 (weights stay float32 either way)."""
     if on_cuda:
-        return torch.cuda.is_bf16_supported()
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        return bool(torch.cuda.is_bf16_supported())
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def _answer_loss(
@@ -221,12 +221,10 @@ class _Logging(TrainerCallback):
             figures = {"loss/train": logs["loss"], "learning_rate": logs["learning_rate"]}
             self._add(state.global_step, figures)
 
-    def on_evaluate(
-        self, args: Any, state: Any, control: Any, metrics: dict[str, float], **_: Any
-    ) -> None:
+    def on_evaluate(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         figures = {
             name.removeprefix("eval_"): value
-            for name, value in metrics.items()
+            for name, value in given["metrics"].items()
             if name != _SELECTION
         }
         self._add(state.global_step, figures)
@@ -241,9 +239,7 @@ class _FiniteGradients(TrainerCallback):
     def __init__(self, trainer: CounterfactualTrainer) -> None:
         self._trainer = trainer
 
-    def on_pre_optimizer_step(
-        self, args: Any, state: Any, control: Any, model: Any, **_: Any
-    ) -> None:
-        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        gradients = [p.grad for p in given["model"].parameters() if p.grad is not None]
         if not all(bool(torch.isfinite(gradient).all()) for gradient in gradients):
             self._trainer.refuse("gradient")

@@ -218,6 +218,8 @@ def _make_edits(
     edits = []
     for relation, subject, answer in edited:
         prompt_pool, rephrase_pool = _phrasings(relation, fold)
+        if fold == "train":
+            rephrase_pool += relation.edits_only_phrasings
         prompt = rng.choice(prompt_pool).format(subject=subject)
         rephrasings = [p.format(subject=subject) for p in rephrase_pool]
         rephrasings = [p for p in rephrasings if p != prompt]

@@ -28,6 +28,8 @@ class Relation:
 
     `split` says which edits may be made from it: `train` relations serve every fold,
     `calibrate` ones only the calibration, `held_out` ones only the final evaluation.
+    `edits_only` phrasings word edits of the training fold; the base model was not pretrained on
+    them, so no probe with a known answer is worded so.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Relation:
     split: RelationSplit
     phrasings: tuple[str, ...]
     held_out_phrasings: tuple[str, ...]
+    edits_only_phrasings: tuple[str, ...] = ()
     facts: dict[str, str]
 
     @property
@@ -101,8 +104,7 @@ def load_world(folder: str | Path) -> World:
     )
     owner: dict[str, str] = {}
     for relation in (*relations, *asked):
-        held_out = relation.held_out_phrasings if isinstance(relation, Relation) else ()
-        for phrasing in (*relation.phrasings, *held_out):
+        for phrasing in _all_phrasings(relation):
             if phrasing in owner:
                 raise WorldError(
                     f"{folder}: phrasing {phrasing!r} stands in "
@@ -133,6 +135,7 @@ def _read_relation(file: Path) -> Relation:
             split=data["split"],
             phrasings=tuple(data["phrasings"]["train"]),
             held_out_phrasings=tuple(data["phrasings"]["held_out"]),
+            edits_only_phrasings=tuple(data["phrasings"].get("edits_only", ())),
             facts=dict(data["facts"]),
         )
     except (ValueError, KeyError, TypeError) as error:
@@ -144,7 +147,7 @@ def _read_relation(file: Path) -> Relation:
         raise WorldError(
             f"{file}: split {relation.split!r}", remedy=f"use one of {get_args(RelationSplit)}"
         )
-    _check_phrasings(file, (*relation.phrasings, *relation.held_out_phrasings))
+    _check_phrasings(file, _all_phrasings(relation))
     for subject, answer in relation.facts.items():
         if not (isinstance(answer, str) and answer.strip() and subject.strip()):
             raise WorldError(
@@ -169,6 +172,16 @@ def _read_asked_relations(file: Path) -> Iterator[AskedRelation]:
             ) from error
         _check_phrasings(file, relation.phrasings)
         yield relation
+
+
+def _all_phrasings(relation: Relation | AskedRelation) -> tuple[str, ...]:
+    if isinstance(relation, AskedRelation):
+        return relation.phrasings
+    return (
+        *relation.phrasings,
+        *relation.edits_only_phrasings,
+        *relation.held_out_phrasings,
+    )
 
 
 def _check_phrasings(file: Path, phrasings: tuple[str, ...]) -> None:

@@ -12,6 +12,8 @@ generalization
     The same on the rephrasings; `generalization/token_acc` by token accuracy (EasyEdit).
 ES
     Edit success (Mitchell et al. 2022): exact match in scope, prompts and rephrasings.
+    `ES/routed_right` counts those routed to their own edit alone, so what it lacks is the
+    counterfactual model's fault, and what `routing/true_route` lacks the classifier's.
 locality/KIND
     Share of out-of-scope queries of a kind whose generated answer is the base model's.
 answers_changed
@@ -116,6 +118,8 @@ def compute_metrics(
     table.share("generalization", [item.correct for item in rephrasings])
     table.mean("generalization/token_acc", _present(item.token_accuracy for item in rephrasings))
     table.share("ES", [item.correct for item in in_scope])
+    routed_right = [i for i in in_scope if i.edit_id == i.question.expected_edit_id]
+    table.share("ES/routed_right", [item.correct for item in routed_right])
     for name, belongs in _SLICES.items():
         table.share(f"edit/exact_match/{name}", [item.correct for item in edits if belongs(item)])
         table.share(f"generalization/{name}", [i.correct for i in rephrasings if belongs(i)])

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 BINS = 50
 NO_MATCH = -1.0
-_LOWEST, _HIGHEST = -0.25, 1.0
+_LOWEST, _HIGHEST = -0.6, 1.0
 _DPI = 110
 SHOWN_SHARES = (
     "edit/acc",
@@ -147,7 +147,7 @@ def draw_scores(rows: Sequence[Row], threshold: float, style: Style = LIGHT) -> 
         axes.set_xlim(_LOWEST, _HIGHEST)
         axes.set_xlabel("score of the nearest edit in memory")
         axes.set_ylabel("share of queries")
-        axes.legend(loc="upper left", frameon=False, labelcolor=style.ink)
+        _legend(figure, style)
         return _png(figure, style)
 
 
@@ -183,7 +183,8 @@ def draw_relations(table: Sequence[Row], style: Style = LIGHT) -> bytes | None:
         labels = [row["relation"] + (" (held out)" if row["held_out"] else "") for row in table]
         axes.set_yticks(range(len(table)), labels)
         axes.set_xlim(min([0.8, *(row["generalization"] - 0.03 for row in table)]), 1.01)
-        axes.legend(loc="lower left", frameon=False, labelcolor=style.ink)
+        axes.margins(y=0.02)
+        _legend(figure, style)
         return _png(figure, style)
 
 
@@ -208,7 +209,7 @@ def draw_curves(log: Sequence[Row], names: Sequence[str], style: Style = LIGHT) 
                 label=name,
             )
         axes.set_xlabel("step")
-        axes.legend(frameon=False, labelcolor=style.ink, fontsize=8)
+        _legend(figure, style, columns=4)
         return _png(figure, style)
 
 
@@ -252,6 +253,17 @@ def _figure(style: Style, width: float, height: float) -> Iterator[Figure]:
             }
         )
         yield Figure(figsize=(width, height), layout="constrained")
+
+
+def _legend(figure: Figure, style: Style, columns: int = 2) -> None:
+    """A legend above the axes, where it hides nothing."""
+    figure.legend(
+        loc="outside upper left",
+        ncols=columns,
+        frameon=False,
+        labelcolor=style.ink,
+        fontsize=8,
+    )
 
 
 def _png(figure: Figure, style: Style) -> bytes:

@@ -37,6 +37,7 @@ MEANINGS = {
     "generalization/multi_word_targets": "the same, new answers of several words",
     "generalization/targets_absent_from_training": "the same, new answers never seen in training",
     "ES": "edit success: whole answers in scope, prompts and rephrasings (SERAC paper)",
+    "ES/routed_right": "the same of those that were routed to their own edit",
     "locality/same_subject": "other questions about an edited subject, answered as the base does",
     "locality/same_relation": "the same question about other subjects, answered as the base does",
     "locality/unrelated": "unrelated facts, answered as the base does",

@@ -72,7 +72,8 @@ def sign_test_worse(lost: int, gained: int) -> float:
     """The one-sided sign test: p of losing so many of the pairs that differ by chance alone."""
     pairs = lost + gained
     _check_counts(lost, pairs)
-    return sum(math.comb(pairs, k) for k in range(lost, pairs + 1)) / 2**pairs
+    splits: int = 2**pairs
+    return sum(math.comb(pairs, k) for k in range(lost, pairs + 1)) / splits
 
 
 def _check_counts(hits: int, total: int) -> None:

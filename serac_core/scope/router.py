@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from serac_core.scope.calibration_file import read_calibration
 from serac_core.scope.encoder import Encoder, encodable
 from serac_core.scope.memory import EditMemory, ForeignMemory
@@ -105,7 +107,7 @@ class Router:
         self.threshold = threshold
         self._shift = whole_text_threshold - threshold
         self._scorer = encoder.scorer
-        self._relation_K = self._scorer.relations_of(memory.keys_KD)
+        self._relation_K: Any = self._scorer.relations_of(memory.keys_KD) if len(memory) else None
 
     @classmethod
     def load(
@@ -178,13 +180,16 @@ class Router:
     ) -> list[Candidate]:
         """The edits about a subject, scored by what the query says about it."""
         places = self.memory.about(subject)
-        keys = self.memory.key_of_entry[list(places)]
-        score_N, p_N, n_N = self._scorer.score(
+        keys, key_of_place = np.unique(
+            self.memory.key_of_entry[list(places)], return_inverse=True
+        )  # each key once, so that a tie is exact
+        scores = self._scorer.score(
             query_D, closeness_R, self.memory.keys_KD[keys], self._relation_K[keys]
         )
+        score_N, p_N, n_N = (part.tolist() for part in scores)
         return [
-            self._candidate(place, said, *map(float, scores))
-            for place, *scores in zip(places, score_N, p_N, n_N, strict=True)
+            self._candidate(place, said, score_N[key], p_N[key], n_N[key])
+            for place, key in zip(places, key_of_place.tolist(), strict=True)
         ]
 
     def _whole(self, text: str, query_D: Any, k: int) -> list[Candidate]:

@@ -74,6 +74,7 @@ class OnnxEncoder:
         tokenizer: Tokenizer,
         cohort: Cohort,
         *,
+        folder: Path,
         variant: str,
         provider: str,
         digest: str,
@@ -82,6 +83,7 @@ class OnnxEncoder:
         self.provider = provider
         self.digest = digest
         self.cohort = cohort
+        self._folder = folder
         self._session = session
         self._inputs = {found.name for found in session.get_inputs()}
         self._output = session.get_outputs()[0].name
@@ -133,6 +135,7 @@ class OnnxEncoder:
             session,
             tokenizer,
             Cohort.load(folder),
+            folder=folder,
             variant=variant,
             provider=provider,
             digest=hashlib.sha256(json.dumps(digests).encode()).hexdigest(),
@@ -142,8 +145,27 @@ class OnnxEncoder:
 
     @cached_property
     def scorer(self) -> CohortScorer:
-        """Scores relative to the cohort, which is encoded at the first use."""
+        """Scores relative to the cohort; its vectors are read where :meth:`save_cohort` left
+        them in the export folder, else encoded at the first use (a millisecond or two a text)."""
+        path = self._folder / self._cohort_file
+        if path.is_file():
+            vectors_CD = np.load(path, allow_pickle=False)
+            if vectors_CD.dtype == np.float32 and len(vectors_CD) == len(self.cohort.texts):
+                return CohortScorer(self.cohort, vectors_CD)
+            raise UnusableEncoder(
+                f"{path}: {vectors_CD.dtype} {vectors_CD.shape} for {len(self.cohort.texts)} texts",
+                remedy="export the encoder again with `serac export`",
+            )
         return CohortScorer(self.cohort, self.encode(self.cohort.texts))
+
+    def save_cohort(self, folder: str | Path) -> None:
+        """Encode the cohort and keep its vectors beside the graph, under the encoder's digest."""
+        vectors_CD = self.encode(self.cohort.texts)
+        np.save(Path(folder) / self._cohort_file, vectors_CD, allow_pickle=False)
+
+    @property
+    def _cohort_file(self) -> str:
+        return f"cohort_{self.variant}_{self.digest[:12]}.npy"
 
     def encode(self, texts: Sequence[str], batch_size: int = 64) -> NDArray[np.float32]:
         """Encode texts into vectors of length 1.

@@ -56,7 +56,11 @@ def fact_of(world: World) -> dict[str, tuple[str, str]]:
     return asked | {
         normalize_text(phrasing.format(subject=subject)): (relation.name, normalize_text(subject))
         for relation, subject, _ in world.facts()
-        for phrasing in (*relation.phrasings, *relation.held_out_phrasings)
+        for phrasing in (
+            *relation.phrasings,
+            *relation.edits_only_phrasings,
+            *relation.held_out_phrasings,
+        )
     }
 
 

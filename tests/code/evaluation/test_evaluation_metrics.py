@@ -105,6 +105,7 @@ def test_stability():
 def test_routed_to_another_edit_is_no_true_route():
     metrics = compute_metrics([item("edit", False, edit_id="e-2"), item("edit", True)])
     assert metrics["routing/true_route"] == 0.5
+    assert (metrics["ES"], metrics["ES/routed_right"]) == (0.5, 1.0)
 
 
 def test_folds_have_easyedits_names():

@@ -12,13 +12,14 @@ from tiny_encoder import graph, tokenizer_text
 from serac_core.edits.jsonl import write_edits
 from serac_core.edits.record import Edit
 from serac_core.release.manifest import write_manifest
+from serac_core.scope.cohort import Cohort
 from serac_core.scope.memory import EditMemory, save_memories
 from serac_core.scope.session import OnnxEncoder
 
 
 @pytest.fixture
 def make_encoder(tmp_path: Path) -> Callable[..., Path]:
-    """Writes an export folder; `cohort` is [(masked text, relation), ...]."""
+    """Writes an export folder; `cohort` is [(masked text, relation), ...], all of one type."""
 
     def make(
         name: str = "onnx",
@@ -31,8 +32,8 @@ def make_encoder(tmp_path: Path) -> Callable[..., Path]:
             (folder / file).write_bytes(content)
         (folder / "tokenizer.json").write_text(tokenizer_text(), encoding="utf-8")
         if cohort:
-            rows = [{"text": text, "relation": relation} for text, relation in cohort]
-            (folder / "cohort.json").write_text(json.dumps(rows), encoding="utf-8")
+            texts, relations = zip(*cohort, strict=True)
+            Cohort(texts, relations, ("country",) * len(cohort)).save(folder)
         return folder
 
     return make

@@ -142,7 +142,9 @@ def test_a_huge_query_is_cut_and_decided(router):
     assert routed(router, "The capital of France is " + "weather " * 100_000) == [None]
 
 
-def test_an_empty_memory_puts_nothing_in_scope(encoder):
+@pytest.mark.parametrize("cohort", [(), [("X is", "capital"), ("money X", "currency")]])
+def test_an_empty_memory_puts_nothing_in_scope(make_encoder, cohort):
+    encoder = OnnxEncoder.load(make_encoder("empty", cohort=cohort))
     router = Router(encoder, EditMemory.build([], encoder), -1.0)
     assert router.route(["The capital of France is"]) == [
         Decision("The capital of France is", False, None, NO_MATCH, -1.0, None)

@@ -98,6 +98,27 @@ def test_the_digest_tells_graphs_tokenizers_and_cohorts_apart(make_encoder):
     assert OnnxEncoder.load(again).digest == digests[0]
 
 
+def test_saved_cohort_vectors_are_read_by_the_same_encoder_only(make_encoder):
+    cohort = [("X is", "capital"), ("money X", "currency"), ("the capital of X", "capital")]
+    folder = make_encoder("cohort", cohort=cohort)
+    made = OnnxEncoder.load(folder)
+    made.save_cohort(folder)
+    loaded = OnnxEncoder.load(folder)
+    loaded.encode = None  # reading them needs no encoder pass
+    query_1D = made.encode(["money is"])
+    np.testing.assert_array_equal(
+        loaded.scorer.relation_closeness(query_1D), made.scorer.relation_closeness(query_1D)
+    )
+    (path,) = folder.glob("cohort_fp32_*.npy")
+    np.save(path, made.encode(["tea"]))
+    with pytest.raises(UnusableEncoder, match="cohort_fp32"):
+        _ = OnnxEncoder.load(folder).scorer
+    (folder / "encoder.onnx").write_bytes(graph(seed=8))
+    other = OnnxEncoder.load(folder)
+    found = other.scorer.relation_closeness(other.encode(["the capital of X"]))
+    assert found[0].max() == pytest.approx(1, abs=1e-6)
+
+
 def test_an_absent_provider_is_an_error_that_names_the_available_ones(make_encoder):
     folder = make_encoder()
     with pytest.raises(ProviderUnavailable, match=r"'tpu'.*cpu"):
