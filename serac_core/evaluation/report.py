@@ -150,31 +150,33 @@ def _metric_rows(metrics: Row) -> list[dict[str, Any]]:
 
 
 def _training(title: str, log: Sequence[Row]) -> dict[str, Any]:
-    """Curves of a training, and its measures before the first step and at the end."""
+    """Curves of a training, and each measure where it was first taken and at the end.
+
+    A measure `NAME_before` is `NAME_val` before the first step. A row marked `final` is of the
+    weights as stored, which may be those of an earlier step: it is in the table, in no curve.
+    """
     names = list(dict.fromkeys(name for row in log for name in row))
+    measures = [
+        name
+        for name in names
+        if name.startswith(("edit/", "acc/", "generalization")) and not name.endswith("_before")
+    ]
+    taken = {name: [(row["step"], row[name]) for row in log if name in row] for name in names}
+    before_after = []
+    for name in measures:
+        first = taken.get(name.replace("_val", "_before"), taken[name])
+        step, before = min(first + taken[name], key=lambda point: point[0])
+        before_after.append(
+            {"name": name, "step": step, "before": before, "after": taken[name][-1][1]}
+        )
+    curves = [row for row in log if not row.get("final")]
     losses = [name for name in names if name.startswith("loss/")]
-    measures = [name for name in names if name.startswith(("edit/", "acc/", "generalization"))]
-    values = {name: [row[name] for row in log if name in row] for name in measures}
-    before_after = [
-        {"name": name, "before": found[0], "after": found[-1]}
-        for name, found in values.items()
-        if len(found) > 1
-    ]
-    # What was measured on `val` before the first step stands under a name of its own.
-    before_after += [
-        {"name": after, "before": found[0], "after": values[after][-1]}
-        for name, found in values.items()
-        if name.endswith("_before") and (after := name.replace("_before", "_val")) in values
-    ]
-    steps = [row["step"] for row in log if "step" in row]
     return {
         "title": title,
-        "first_step": min(steps, default=None),
-        "last_step": max(steps, default=None),
         "before_after": before_after,
         "pictures": {
-            "losses": _picture(lambda style: draw_curves(log, losses, style)),
-            "measures": _picture(lambda style: draw_curves(log, measures, style)),
+            "losses": _picture(lambda style: draw_curves(curves, losses, style)),
+            "measures": _picture(lambda style: draw_curves(curves, measures, style)),
         },
     }
 

@@ -117,7 +117,7 @@ def test_fine_tuning_is_shown_before_and_after(folder, tmp_path):
     out = tmp_path / "report.html"
     write_report(out, folder)
     text = out.read_text()
-    assert re.search(r"edit/exact_match_val</code></td>.*0\.2100</td>.*0\.9900</td>", text)
+    assert re.search(r"edit/exact_match_val</code></td>.*0\.2100</td>.*>0</td>.*0\.9900</td>", text)
 
 
 def test_the_same_inputs_give_the_same_bytes(folder, tmp_path):
