@@ -189,12 +189,12 @@ def draw_relations(table: Sequence[Row], style: Style = LIGHT) -> bytes | None:
 
 
 def draw_curves(log: Sequence[Row], names: Sequence[str], style: Style = LIGHT) -> bytes | None:
-    """Lines of a training log over steps, one for each name that the log has; None for none."""
+    """Lines of a training log over steps, one for each name logged twice; None for none."""
     curves = {
         name: [(row["step"], row[name]) for row in log if "step" in row and name in row]
         for name in names
     }
-    drawn = {name: points for name, points in curves.items() if points}
+    drawn = {name: points for name, points in curves.items() if len(points) > 1}
     if not drawn:
         return None
     lines = ("-", "--", ":", "-.")

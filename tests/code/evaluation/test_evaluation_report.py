@@ -67,7 +67,7 @@ def folder(tmp_path):
     log.parent.mkdir(parents=True)
     log.write_text(
         '{"step": 0, "edit/exact_match_before": 0.21}\n'
-        '{"step": 10, "loss/train": 2.0}\n'
+        '{"step": 10, "loss/train": 2.0, "edit/exact_match_val": 0.5}\n'
         '{"step": 20, "loss/train": 1.0, "edit/exact_match_val": 0.99}\n'
     )
     return made
