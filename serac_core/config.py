@@ -78,6 +78,9 @@ class ExportConfig(_Section):
 
 
 class CalibrationConfig(_Section):
+    max_probes_routed: float = Field(
+        0.01, gt=0, le=1, description="Share of the calibration's near misses that may be routed."
+    )
     target_false_route: float = Field(
         0.001, gt=0, lt=1, description="Share of out-of-scope queries that may be routed."
     )

@@ -36,12 +36,15 @@ def calibrate(
     out: str | Path,
     target_false_route: float,
     *,
+    max_probes_routed: float = 1.0,
     provider: str = "cpu",
 ) -> dict[str, Any]:
     """Write `calibration.json`, `scores.jsonl`, `misrouted.jsonl`, `curve.csv` and `curve.png`.
 
     Parameters
     ----------
+    max_probes_routed:
+        Largest share of the edits' probes out of scope that may be routed in.
     target_false_route:
         Largest share of everyday messages (traffic) that may be routed in.
 
@@ -65,10 +68,12 @@ def calibrate(
         encoder = OnnxEncoder.load(encoder_dir, variant, "cuda" if variant == "fp16" else provider)
         outcome = probe_router(encoder, edits, traffic)
         whole = probe_router(encoder, edits, traffic, whole_texts=True)
-        threshold = balanced_threshold(outcome, target_false_route)
+        threshold = balanced_threshold(outcome, target_false_route, max_probes_routed)
         variants[variant] = {
             "threshold": threshold,
-            "whole_text_threshold": balanced_threshold(whole, target_false_route),
+            "whole_text_threshold": balanced_threshold(
+                whole, target_false_route, max_probes_routed
+            ),
             "target_false_route": target_false_route,
             "encoder_digest": encoder.digest,
             **_rates(outcome, threshold),

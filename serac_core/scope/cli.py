@@ -99,7 +99,14 @@ def calibrate(
 
     settings = load_params(params)
     target = target_false_route or settings.calibration.target_false_route
-    made = run(encoder, training_set, out, target, provider=settings.export.provider)
+    made = run(
+        encoder,
+        training_set,
+        out,
+        target,
+        max_probes_routed=settings.calibration.max_probes_routed,
+        provider=settings.export.provider,
+    )
     if as_json:
         print(json.dumps(made, indent=1, sort_keys=True))
         return

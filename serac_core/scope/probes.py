@@ -103,15 +103,19 @@ def probe_router(
     )
 
 
-def balanced_threshold(outcome: Outcome, target_false_route: float | None = None) -> float:
+def balanced_threshold(
+    outcome: Outcome,
+    target_false_route: float | None = None,
+    max_probes_routed: float = 1.0,
+) -> float:
     """The threshold that suits the probes best.
 
     Of the midpoints between neighbouring scores it takes the one with the least
     `miss + MISROUTE_COST * routed_in`: `miss` is the share of rephrasings not routed to their
     edit, `routed_in` the share of probes that are routed in (unrelated ones too: with many edits
     in memory they may name the subject of one). Equal ones form an interval, and its middle is
-    taken. With a target, no more than that share of traffic may be routed in, whatever recall it
-    costs.
+    taken. No more than `max_probes_routed` of the probes, and with a target no more than that share
+    of traffic, may be routed in, whatever recall it costs.
     """
     import numpy as np
 
@@ -126,7 +130,8 @@ def balanced_threshold(outcome: Outcome, target_false_route: float | None = None
     edges = np.concatenate([[levels[0] - 0.01], levels, [levels[-1] + 0.01]])
     middles = (edges[:-1] + edges[1:]) / 2
     miss = 1 - _share_at_least(right, middles) * len(right) / max(1, len(inside))
-    cost = miss + MISROUTE_COST * _share_at_least(near, middles)
+    routed_in = _share_at_least(near, middles)
+    cost = np.where(routed_in <= max_probes_routed, miss + MISROUTE_COST * routed_in, np.inf)
     if target_false_route is not None:
         cost = np.where(_share_at_least(far, middles) <= target_false_route, cost, np.inf)
     best = np.flatnonzero(cost <= cost.min() + 1e-12)
