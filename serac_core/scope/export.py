@@ -74,6 +74,7 @@ def export_encoder(
             encoder = OnnxEncoder.load(folder, variant, provider)
             parity[variant] = _compare(expected_ND, encoder.encode(texts))
             digests[variant] = encoder.digest
+            encoder.save_cohort(folder)
             _say(f"{variant}: {parity[variant]}")
         if parity["fp32"]["max_abs_diff"] > PARITY_BOUND:
             raise ParityFailed(

@@ -15,6 +15,7 @@ from serac_core.edits.record import Edit
 from serac_core.scope import training
 from serac_core.scope.batches import BatchMaker
 from serac_core.scope.calibration import calibrate, upper_bound
+from serac_core.scope.cohort import CohortScorer
 from serac_core.scope.encoder import TorchEncoder
 from serac_core.scope.export import export_encoder
 from serac_core.scope.loading import (
@@ -194,6 +195,19 @@ def test_the_graph_gives_the_vectors_of_pytorch(exported: Path, trained: Path) -
     found = OnnxEncoder.load(exported).encode(texts)
     assert np.abs(found - TorchEncoder.load(trained).encode(texts)).max() <= 1e-4
     assert np.allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+
+
+def test_an_export_keeps_the_vectors_of_its_cohort(
+    exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variant in ("fp32", "int8"):
+        encoder = OnnxEncoder.load(exported, variant)
+        expected = encoder.encode(encoder.cohort.texts)
+        monkeypatch.setattr(OnnxEncoder, "encode", None)  # loading a scorer needs no encoder pass
+        kept = encoder.scorer.relation_closeness(expected)
+        monkeypatch.undo()
+        fresh = CohortScorer(encoder.cohort, expected).relation_closeness(expected)
+        np.testing.assert_array_equal(kept, fresh)
 
 
 def test_calibration_states_its_rates_and_lists_the_misrouted(
