@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 def test_the_shipped_file_names_every_section_and_loads() -> None:
     shipped = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     assert set(shipped) == set(Params.model_fields)
+    assert load_params(ROOT / "params.yaml") == Params.model_validate(shipped)
     assert load_params(ROOT / "params.yaml").gate.exact_match == shipped["gate"]["exact_match"]
 
 
