@@ -153,7 +153,8 @@ def _optimizers(model: Lfm2ForCausalLM, config: DemoModelConfig) -> list[torch.o
     """Muon for the matrices, AdamW for embeddings, convolutions and norms."""
     import torch
 
-    matrices, others = [], []
+    matrices: list[torch.nn.Parameter] = []
+    others: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
         is_matrix = parameter.ndim == 2 and "embed" not in name and "lm_head" not in name
         (matrices if is_matrix else others).append(parameter)
