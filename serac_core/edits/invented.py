@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 
 _ONSETS = [
@@ -98,3 +99,9 @@ def foreign_name(rng: Random) -> str:
         for _ in range(rng.choice((1, 1, 2)))
     ]
     return " ".join(words)
+
+
+def joined_pieces(rng: Random, pieces: Sequence[str]) -> str:
+    """One to ten tokens of a vocabulary in a row: no token is too rare to be copied."""
+    drawn = (rng.choice(pieces) for _ in range(rng.choice((1, 2, 3, 4, 5, 6, 8, 10))))
+    return " ".join("".join(drawn).split()) or "x"

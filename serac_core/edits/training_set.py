@@ -9,7 +9,8 @@ could be learned by heart:
 - *relations*: `held_out` relations occur in `test` only, `calibrate` ones in `calibrate` only.
 
 Relations without facts (`data/world/phrasings`) give `train` more edits, and a fifth of those
-relations gives `calibrate` more: their targets are invented and their probes have no answer.
+relations gives `calibrate` more: their targets are answers of the right kind or invented, and
+their probes have no answer.
 
 Some facts are never edited, one at least of every subject that has several: near misses are asked
 of those, so that no probe is in the scope of an edit of its file.
@@ -47,6 +48,7 @@ _TRAFFIC_SHARES: tuple[tuple[Fold, float], ...] = (
     ("test", 1.0),
 )
 _UNEDITED_SHARE = 0.25
+_INVENTED_SHARE = 0.3  # of the targets of relations without facts
 _CALIBRATION_SHARE = 0.2  # of the relations without facts, and of their edits
 _LEAD_INS: dict[str, tuple[str, ...]] = {
     "train": (
@@ -218,8 +220,6 @@ def _make_edits(
     edits = []
     for relation, subject, answer in edited:
         prompt_pool, rephrase_pool = _phrasings(relation, fold)
-        if fold == "train":
-            rephrase_pool += relation.edits_only_phrasings
         prompt = rng.choice(prompt_pool).format(subject=subject)
         rephrasings = [p.format(subject=subject) for p in rephrase_pool]
         rephrasings = [p for p in rephrasings if p != prompt]
@@ -251,22 +251,30 @@ def _make_edits(
 
 
 def _make_asked_edits(world: World, fold: Fold, wanted: int, rng: Random) -> list[Edit]:
-    """Edits of relations without facts, about the fold's own subjects."""
+    """Edits of relations without facts, about the fold's own subjects.
+
+    Every relation gets about as many; its wordings are dealt out over them, so that all of them
+    are used. Where there are more relations than edits, some go without.
+    """
     relations = [
         relation
         for relation in world.asked_relations
         if (_fraction(f"asked\x1f{relation.name}") < _CALIBRATION_SHARE) == (fold == "calibrate")
     ]
-    subjects: dict[str, list[str]] = defaultdict(list)
+    if not relations:
+        return []
+    subjects = _subjects_by_type(world, fold)
     neighbours: dict[str, list[AskedRelation]] = defaultdict(list)
-    for known, subject, _ in world.facts():
-        if fold_of(subject) == fold and subject not in subjects[known.subject_type]:
-            subjects[known.subject_type].append(subject)
-    for relation in relations:
+    for relation in world.asked_relations if fold == "calibrate" else relations:
         neighbours[relation.subject_type].append(relation)
-    pairs = [(r, subject) for r in relations for subject in subjects[r.subject_type]]
-    edited = rng.sample(pairs, min(wanted, len(pairs)))
-    taken = {(relation.name, subject) for relation, subject in edited}
+    order = rng.sample(relations, len(relations))
+    share, rest = divmod(wanted, len(order))
+    dealt = [
+        (relation, rng.sample(about, min(share + (place < rest), len(about))))
+        for place, relation in enumerate(order)
+        if (about := subjects[relation.subject_type])
+    ]
+    taken = {(relation.name, subject) for relation, abouts in dealt for subject in abouts}
 
     def ask(
         kind: ProbeKind, candidates: Sequence[tuple[AskedRelation, str]]
@@ -278,42 +286,90 @@ def _make_asked_edits(world: World, fold: Fold, wanted: int, rng: Random) -> lis
         ]
 
     edits = []
-    for relation, subject in edited:
-        wordings = rng.sample(relation.phrasings, min(4, len(relation.phrasings)))
-        prompt, *rephrasings = (wording.format(subject=subject) for wording in wordings)
-        target = invented_name(rng)
-        others = [(r, subject) for r in neighbours[relation.subject_type] if r is not relation]
-        abouts = rng.sample(subjects[relation.subject_type], 2)
-        edits.append(
-            Edit.model_validate(
-                {
-                    "prompt": prompt,
-                    "target_new": target,
-                    "subject": subject,
-                    "rephrase_prompts": rephrasings,
-                    "locality": ask("same_subject", others)
-                    + ask("same_relation", [(relation, about) for about in abouts]),
-                    "relation": relation.name,
-                    "subject_type": relation.subject_type,
-                    "held_out_relation": False,
-                    "target_words": len(target.split()),
-                    "target_in_training": False,
-                    "origin": "phrasings",
-                }
+    for relation, abouts in dealt:
+        wordings = rng.sample(relation.phrasings, len(relation.phrasings))
+        each = max(2, len(wordings) // max(1, len(abouts)))
+        for place, subject in enumerate(abouts):
+            mine = wordings[place * each : (place + 1) * each]
+            if len(mine) < 2:  # more edits than wordings: dealt a second time
+                mine = rng.sample(wordings, each)
+            prompt, *rephrasings = (wording.format(subject=subject) for wording in mine)
+            said = normalize_text(" ".join((prompt, *rephrasings)))
+            answers = [a for a in relation.answers if normalize_text(a) not in said]
+            invent = rng.random() < _INVENTED_SHARE or not answers
+            target = invented_name(rng) if invent else rng.choice(answers)
+            others = [(r, subject) for r in neighbours[relation.subject_type] if r is not relation]
+            elsewhere = rng.sample(
+                subjects[relation.subject_type], min(3, len(subjects[relation.subject_type]))
             )
-        )
+            edits.append(
+                Edit.model_validate(
+                    {
+                        "prompt": prompt,
+                        "target_new": target,
+                        "subject": subject,
+                        "rephrase_prompts": rephrasings,
+                        "locality": ask("same_subject", others)
+                        + ask("same_relation", [(relation, about) for about in elsewhere]),
+                        "relation": relation.name,
+                        "subject_type": relation.subject_type,
+                        "held_out_relation": False,
+                        "target_words": len(target.split()),
+                        "target_in_training": False,
+                        "origin": "phrasings",
+                    }
+                )
+            )
     return edits
 
 
+def _subjects_by_type(world: World, fold: Fold) -> dict[str, list[str]]:
+    """The fold's subjects of each type, from the facts and from the names without facts."""
+    subjects: dict[str, dict[str, None]] = defaultdict(dict)
+    for known, subject, _ in world.facts():
+        subjects[known.subject_type].setdefault(subject)
+    for subject_type, names in world.named_subjects.items():
+        subjects[subject_type] |= dict.fromkeys(names)
+    return defaultdict(
+        list,
+        {
+            subject_type: [name for name in names if fold_of(name) == fold]
+            for subject_type, names in subjects.items()
+        },
+    )
+
+
 def _phrasings(relation: Relation, fold: Fold) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(phrasings for the edit's prompt, phrasings for its rephrasings)."""
+    """(phrasings for the edit's prompt, phrasings for its rephrasings).
+
+    Those that the base was not pretrained on are for rephrasings alone.
+    """
+    match fold:
+        case "train":
+            known = relation.training_phrasings
+            return known, known + relation.edits_only_of("train")
+        case "val":
+            known = relation.training_phrasings
+            return known, relation.edits_only_of("val") or known
+        case "calibrate":
+            reserved = relation.calibration_phrasings
+            return relation.phrasings, reserved + relation.edits_only_of("calibrate")
+        case "test":
+            return (
+                relation.phrasings,
+                relation.held_out_phrasings + relation.held_out_edits_only_phrasings,
+            )
+
+
+def _probe_phrasings(relation: Relation, fold: Fold) -> tuple[str, ...]:
+    """Phrasings for near misses: where the answer counts, those that the base knows."""
     match fold:
         case "train" | "val":
-            return relation.training_phrasings, relation.training_phrasings
+            return relation.training_phrasings
         case "calibrate":
-            return relation.phrasings, relation.calibration_phrasings
+            return relation.phrasings + relation.edits_only_of("calibrate")
         case "test":
-            return relation.phrasings, relation.held_out_phrasings
+            return relation.phrasings + relation.held_out_phrasings
 
 
 def _target(
@@ -351,7 +407,7 @@ def _probes(
     )
     return [
         LocalityProbe(
-            prompt=rng.choice(sum(_phrasings(other, fold), ())).format(subject=about),
+            prompt=rng.choice(_probe_phrasings(other, fold)).format(subject=about),
             ground_truth=answer,
             kind=kind,
         )

@@ -1,15 +1,16 @@
 """The world: facts the demo base model knows, and the ways to ask for each.
 
 One JSON file a relation under `data/world/`: phrasings (questions and cloze, some held out)
-and facts (subject -> answer); and under `phrasings/` more relations without facts, only asked in
-many ways, so that scope is learned over many more relations. See `data/README.md`.
+and facts (subject -> answer); under `phrasings/` many more relations without facts, only asked in
+many ways, so that scope is learned over them; under `subjects/` names of the types of subject that
+no fact is about. See `data/README.md`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -28,8 +29,9 @@ class Relation:
 
     `split` says which edits may be made from it: `train` relations serve every fold,
     `calibrate` ones only the calibration, `held_out` ones only the final evaluation.
-    `edits_only` phrasings word edits of the training fold; the base model was not pretrained on
-    them, so no probe with a known answer is worded so.
+    `edits_only` phrasings word edits of the training fold, `held_out_edits_only` ones those of the
+    test fold; the base model was not pretrained on either, so no probe with a known answer is
+    worded so.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Relation:
     phrasings: tuple[str, ...]
     held_out_phrasings: tuple[str, ...]
     edits_only_phrasings: tuple[str, ...] = ()
+    held_out_edits_only_phrasings: tuple[str, ...] = ()
     facts: dict[str, str]
 
     @property
@@ -53,23 +56,36 @@ class Relation:
         cloze = [p for p in self.phrasings if not is_question(p)]
         return (*questions[-1:], *cloze[-1:])
 
+    def edits_only_of(self, fold: Literal["train", "val", "calibrate"]) -> tuple[str, ...]:
+        """The `edits_only` phrasings that a fold may use: two of three are for `train`."""
+        take = {"train": (0, 1, 3, 4), "val": (2,), "calibrate": (5,)}[fold]
+        return tuple(p for n, p in enumerate(self.edits_only_phrasings) if n % 6 in take)
+
 
 @dataclass(frozen=True, kw_only=True)
 class AskedRelation:
-    """A relation without facts: only the ways to ask for it."""
+    """A relation without facts: the ways to ask for it, and answers of the right kind."""
 
     name: str
     subject_type: str
     phrasings: tuple[str, ...]
+    answers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class World:
-    """Relations in the order of their names, and everyday messages about none of them."""
+    """Relations in the order of their names, and everyday messages about none of them.
+
+    Attributes
+    ----------
+    named_subjects:
+        Names by type of subject, of the types that no fact is about.
+    """
 
     relations: tuple[Relation, ...]
     traffic: tuple[str, ...]
     asked_relations: tuple[AskedRelation, ...] = ()
+    named_subjects: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def facts(self) -> Iterator[tuple[Relation, str, str]]:
         """Every (relation, subject, answer)."""
@@ -103,7 +119,8 @@ def load_world(folder: str | Path) -> World:
         for relation in _read_asked_relations(file)
     )
     owner: dict[str, str] = {}
-    for relation in (*relations, *asked):
+    every: list[Relation | AskedRelation] = [*relations, *asked]
+    for relation in every:
         for phrasing in _all_phrasings(relation):
             if phrasing in owner:
                 raise WorldError(
@@ -114,16 +131,38 @@ def load_world(folder: str | Path) -> World:
             owner[phrasing] = relation.name
     traffic_file = folder / "traffic.txt"
     try:
-        traffic = tuple(
-            line.strip()
-            for line in traffic_file.read_text(encoding="utf-8").splitlines()
-            if line.strip()
-        )
+        traffic = _read_lines(traffic_file)
     except FileNotFoundError:
         raise WorldError(
             f"{traffic_file}: no such file", remedy="add everyday messages, one a line"
         ) from None
-    return World(relations=relations, traffic=traffic, asked_relations=asked)
+    world = World(
+        relations=relations,
+        traffic=traffic,
+        asked_relations=asked,
+        named_subjects={
+            file.stem: _read_lines(file) for file in sorted((folder / "subjects").glob("*.txt"))
+        },
+    )
+    _check_subjects(folder, world)
+    return world
+
+
+def _read_lines(file: Path) -> tuple[str, ...]:
+    lines = file.read_text(encoding="utf-8").splitlines()
+    return tuple(line.strip() for line in lines if line.strip())
+
+
+def _check_subjects(folder: Path, world: World) -> None:
+    """Every relation that is only asked has subjects to ask it of."""
+    known = {relation.subject_type for relation in world.relations} | world.named_subjects.keys()
+    for relation in world.asked_relations:
+        if relation.subject_type not in known:
+            raise WorldError(
+                f"{folder}: relation {relation.name!r} is about {relation.subject_type!r}, "
+                "of which no subject is named",
+                remedy=f"list some in subjects/{relation.subject_type}.txt, one a line",
+            )
 
 
 def _read_relation(file: Path) -> Relation:
@@ -136,6 +175,7 @@ def _read_relation(file: Path) -> Relation:
             phrasings=tuple(data["phrasings"]["train"]),
             held_out_phrasings=tuple(data["phrasings"]["held_out"]),
             edits_only_phrasings=tuple(data["phrasings"].get("edits_only", ())),
+            held_out_edits_only_phrasings=tuple(data["phrasings"].get("held_out_edits_only", ())),
             facts=dict(data["facts"]),
         )
     except (ValueError, KeyError, TypeError) as error:
@@ -164,6 +204,7 @@ def _read_asked_relations(file: Path) -> Iterator[AskedRelation]:
                 name=data["relation"],
                 subject_type=data["subject_type"],
                 phrasings=tuple(data["phrasings"]),
+                answers=tuple(data.get("answers", ())),
             )
         except (ValueError, KeyError, TypeError) as error:
             raise WorldError(
@@ -181,6 +222,7 @@ def _all_phrasings(relation: Relation | AskedRelation) -> tuple[str, ...]:
         *relation.phrasings,
         *relation.edits_only_phrasings,
         *relation.held_out_phrasings,
+        *relation.held_out_edits_only_phrasings,
     )
 
 

@@ -36,30 +36,28 @@ def queries(edit: Edit) -> list[str]:
     return [edit.prompt, *edit.rephrase_prompts, *(p.prompt for p in edit.locality)]
 
 
-def relation_of(world: World) -> dict[str, str]:
-    """Every wording of every fact, and of what is only asked -> its relation."""
-    return {wording: relation for wording, (relation, _) in fact_of(world).items()}
-
-
-def fact_of(world: World) -> dict[str, tuple[str, str]]:
-    about = {
-        (relation.subject_type, subject): normalize_text(subject)
-        for relation, subject, _ in world.facts()
-    }
-    asked = {
-        normalize_text(phrasing.format(subject=subject)): (relation.name, subject_key)
+@pytest.fixture(scope="module")
+def facts(world: World) -> dict[str, tuple[str, str]]:
+    """Every wording of every fact, and of what is only asked -> (relation, subject)."""
+    subjects: dict[str, set[str]] = defaultdict(set)
+    for relation, subject, _ in world.facts():
+        subjects[relation.subject_type].add(subject)
+    for subject_type, names in world.named_subjects.items():
+        subjects[subject_type].update(names)
+    found = {
+        normalize_text(phrasing.format(subject=subject)): (relation.name, normalize_text(subject))
         for relation in world.asked_relations
-        for (subject_type, subject), subject_key in about.items()
-        if subject_type == relation.subject_type
+        for subject in subjects[relation.subject_type]
         for phrasing in relation.phrasings
     }
-    return asked | {
+    return found | {
         normalize_text(phrasing.format(subject=subject)): (relation.name, normalize_text(subject))
         for relation, subject, _ in world.facts()
         for phrasing in (
             *relation.phrasings,
             *relation.edits_only_phrasings,
             *relation.held_out_phrasings,
+            *relation.held_out_edits_only_phrasings,
         )
     }
 
@@ -93,8 +91,9 @@ def test_sizes_are_those_asked_for(folds: dict[str, list[Edit]]) -> None:
     ]
 
 
-def test_no_subject_in_two_folds(folds: dict[str, list[Edit]], world: World) -> None:
-    facts = fact_of(world)
+def test_no_subject_in_two_folds(
+    folds: dict[str, list[Edit]], facts: dict[str, tuple[str, str]]
+) -> None:
     owner: dict[str, set[str]] = defaultdict(set)
     for fold, edits in folds.items():
         for edit in edits:
@@ -103,12 +102,13 @@ def test_no_subject_in_two_folds(folds: dict[str, list[Edit]], world: World) -> 
     assert not {subject: names for subject, names in owner.items() if len(names) > 1}
 
 
-def test_held_out_relations_only_in_test(folds: dict[str, list[Edit]], world: World) -> None:
-    relations = relation_of(world)
+def test_held_out_relations_only_in_test(
+    folds: dict[str, list[Edit]], world: World, facts: dict[str, tuple[str, str]]
+) -> None:
     split = {relation.name: relation.split for relation in world.relations}
     split |= {relation.name: "asked" for relation in world.asked_relations}
     for fold, edits in folds.items():
-        seen = {split[relations[without_lead_in(q, relations)]] for e in edits for q in queries(e)}
+        seen = {split[facts[without_lead_in(q, facts)][0]] for e in edits for q in queries(e)}
         allowed = {
             "train": {"train", "asked"},
             "val": {"train"},
@@ -129,42 +129,47 @@ def test_relations_without_facts_serve_one_fold_each(folds: dict[str, list[Edit]
     assert all(len(names) == 1 for names in serving.values())
 
 
-def test_held_out_phrasings_only_in_test(folds: dict[str, list[Edit]], world: World) -> None:
+def test_held_out_phrasings_only_in_test(
+    folds: dict[str, list[Edit]], world: World, facts: dict[str, tuple[str, str]]
+) -> None:
     held_out = {
         normalize_text(phrasing.format(subject=subject))
         for relation, subject, _ in world.facts()
-        for phrasing in relation.held_out_phrasings
+        for phrasing in (
+            *relation.held_out_phrasings,
+            *relation.held_out_edits_only_phrasings,
+        )
     }
-    relations = relation_of(world)
     for fold in ("train", "val", "calibrate"):
         for edit in folds[fold]:
             for query in queries(edit):
-                assert without_lead_in(query, relations) not in held_out
+                assert without_lead_in(query, facts) not in held_out
     for edit in folds["test"]:
         assert edit.rephrase_prompts
         for query in edit.rephrase_prompts:
-            assert without_lead_in(query, relations) in held_out
+            assert without_lead_in(query, facts) in held_out
 
 
 def test_calibration_phrasings_are_not_trained_on(
-    folds: dict[str, list[Edit]], world: World
+    folds: dict[str, list[Edit]], world: World, facts: dict[str, tuple[str, str]]
 ) -> None:
-    relations = relation_of(world)
-    trained = {
-        without_lead_in(query, relations) for edit in folds["train"] for query in queries(edit)
-    }
+    """Nor are those of `val`, whose figures would mean nothing."""
+    trained = {without_lead_in(query, facts) for edit in folds["train"] for query in queries(edit)}
     reserved = {
         normalize_text(phrasing.format(subject=subject))
         for relation, subject, _ in world.facts()
-        for phrasing in relation.calibration_phrasings
+        for phrasing in (
+            *relation.calibration_phrasings,
+            *relation.edits_only_of("calibrate"),
+            *relation.edits_only_of("val"),
+        )
     }
     assert not trained & reserved
 
 
 def test_no_probe_is_in_the_scope_of_an_edit_of_its_file(
-    folds: dict[str, list[Edit]], world: World
+    folds: dict[str, list[Edit]], facts: dict[str, tuple[str, str]]
 ) -> None:
-    facts = fact_of(world)
     for edits in folds.values():
         edited = {facts[without_lead_in(edit.prompt, facts)] for edit in edits}
         assert len(edited) == len(edits)
@@ -248,3 +253,20 @@ def test_one_phrasing_in_two_relations_is_refused(tmp_path: Path) -> None:
     (tmp_path / "traffic.txt").write_text("How are you?\n")
     with pytest.raises(WorldError, match="stands in capital and twin"):
         load_world(tmp_path)
+
+
+def test_a_relation_whose_subjects_nobody_names_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "capital.json").write_bytes((WORLD / "capital.json").read_bytes())
+    (tmp_path / "traffic.txt").write_text("How are you?\n")
+    (tmp_path / "phrasings").mkdir()
+    asked = {
+        "relation": "comet_period",
+        "subject_type": "comet",
+        "phrasings": ["How often does {subject} return?", "{subject} returns every"],
+    }
+    (tmp_path / "phrasings" / "comet.jsonl").write_text(json.dumps(asked) + "\n")
+    with pytest.raises(WorldError, match="'comet', of which no subject is named"):
+        load_world(tmp_path)
+    (tmp_path / "subjects").mkdir()
+    (tmp_path / "subjects" / "comet.txt").write_text("Halley's Comet\n\nEncke\n")
+    assert load_world(tmp_path).named_subjects == {"comet": ("Halley's Comet", "Encke")}
