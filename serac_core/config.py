@@ -37,7 +37,7 @@ class ModelsConfig(_Section):
 class TrainingSetConfig(_Section):
     train_edits: int = Field(1200, ge=8, description="Edits that the models train on.")
     asked_edits: int = Field(
-        1200, ge=0, description="More of them, of relations without facts (data/world/phrasings)."
+        1740, ge=0, description="More of them, of relations without facts (data/world/phrasings)."
     )
     val_edits: int = Field(150, ge=4, description="Edits for the `_val` figures of training.")
     calibrate_edits: int = Field(300, ge=4, description="Edits that set the scope threshold.")
@@ -46,8 +46,8 @@ class TrainingSetConfig(_Section):
 
 class ScopeConfig(_Section):
     frozen_layers: int = Field(2, ge=0, description="Lowest encoder layers left as they are.")
-    max_steps: int = Field(90, ge=1, description="Optimizer steps.")
-    batch_size: int = Field(160, ge=2, description="Masked texts a step.")
+    max_steps: int = Field(300, ge=1, description="Optimizer steps.")
+    batch_size: int = Field(144, ge=2, description="Masked texts a step.")
     learning_rate: float = Field(2e-4, gt=0, description="Peak learning rate.")
     warmup_share: float = Field(0.1, ge=0, lt=1, description="Share of the steps spent warming up.")
     temperature: float = Field(
@@ -127,7 +127,7 @@ class DemoModelConfig(_Section):
     hidden_size: int = Field(256, ge=16, description="Width of the model.")
     intermediate_size: int = Field(512, ge=16, description="Width of the feed-forward layers.")
     layer_pairs: int = Field(3, ge=1, description="Pairs of a short convolution and an attention.")
-    steps: int = Field(900, ge=1, description="Optimizer steps.")
+    steps: int = Field(1400, ge=1, description="Optimizer steps.")
     warmup_steps: int = Field(50, ge=1, description="Steps of linear warm-up.")
     decay_share: float = Field(0.3, gt=0, le=1, description="Share of the steps spent decaying.")
     copying_steps: int = Field(300, ge=0, description="First steps, in which copying is learned.")
@@ -135,6 +135,9 @@ class DemoModelConfig(_Section):
     reading_batch: int = Field(48, ge=1, description="Statements to read a step, at first.")
     late_recall_batch: int = Field(320, ge=1, description="Facts a step, afterwards.")
     late_reading_batch: int = Field(16, ge=1, description="Statements to read a step, afterwards.")
+    wide_steps: int = Field(500, ge=0, description="Last steps, in which anything is copied.")
+    wide_recall_batch: int = Field(160, ge=1, description="Facts a step, during the last steps.")
+    wide_reading_batch: int = Field(96, ge=1, description="Statements to read a step, at last.")
     muon_learning_rate: float = Field(0.02, gt=0, description="Peak rate of the matrices.")
     adam_learning_rate: float = Field(3e-3, gt=0, description="Peak rate of everything else.")
     evaluate_every: int = Field(100, ge=1, description="Steps between points of the curve.")

@@ -163,7 +163,7 @@ def read_thresholds(calibration: Path) -> dict[str, Thresholds]:
 def _router(encoder: Encoder, memory: EditMemory, found: Thresholds) -> Router:
     from serac_core.scope import Router
 
-    return Router(encoder, memory, found.threshold, found.whole_text_threshold)
+    return Router.calibrated(encoder, memory, found)
 
 
 def _remembering(encoder: Encoder, edits: Sequence[Edit], found: Thresholds) -> Router:

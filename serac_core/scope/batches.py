@@ -11,8 +11,12 @@ from serac_core.edits.record import Edit, normalize_text
 from serac_core.scope.cohort import relation_of
 from serac_core.scope.subject import mask_subject
 
-_WHOLE_SHARE = 8  # one edit for so many masked texts also trains the comparison of whole texts
+_WHOLE_EVERY = 3  # steps; in these the comparison of whole texts is trained too
+_WHOLE_SHARE = 8  # one edit for so many masked texts, then
 _TRAFFIC = 4
+_TOGETHER = 12  # relations of one type of subject in a batch: they are what must be told apart
+_NEAR_MISS_SHARE = 0.25  # of the relations in a batch that bring a near miss of their own edits
+_PHRASINGS = 3  # of a relation in a batch
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,8 @@ class BatchMaker:
 
     Edits of one relation are grouped (extra field `relation`; without it, edits whose masked
     prompts are equal), and a batch takes several phrasings of as many groups as fit: each
-    group's phrasings are the negatives of all others, whatever the subject.
+    group's phrasings are the negatives of all others. Groups about one type of subject (extra
+    field `subject_type`) come together, a dozen of a type.
 
     Parameters
     ----------
@@ -65,6 +70,7 @@ class BatchMaker:
         self._seed = seed
         groups: dict[str, set[str]] = defaultdict(set)
         misses: dict[str, set[str]] = defaultdict(set)
+        types: dict[str, str] = {}
         for edit in edits:
             said = [mask_subject(text, edit.subject) for text in _ways(edit)]
             found = [text for text in said if text is not None]
@@ -72,6 +78,7 @@ class BatchMaker:
                 continue
             name = relation_of(edit) or f"={normalize_text(found[0])}"
             groups[name].update(found)
+            types[name] = str((edit.model_extra or {}).get("subject_type", ""))
             for probe in edit.locality:
                 if probe.kind == "same_subject":
                     about = mask_subject(probe.prompt, edit.subject)
@@ -80,13 +87,17 @@ class BatchMaker:
         self._groups = {name: sorted(texts) for name, texts in sorted(groups.items())}
         self._misses = {name: sorted(texts) for name, texts in sorted(misses.items())}
         self._usable = [name for name, texts in self._groups.items() if len(texts) > 1]
+        self._of_type: dict[str, list[str]] = defaultdict(list)
+        for name in self._usable:
+            self._of_type[types[name]].append(name)
+        self._type_of = types
         self._whole = [edit for edit in edits if edit.rephrase_prompts]
 
     def batch(self, step: int) -> Batch:
         """The batch of a step (from 0)."""
         rng = Random(f"{self._seed}:{step}")
-        each = max(2, min(4, self._size // max(1, len(self._usable))))
-        names = rng.sample(self._usable, min(len(self._usable), max(1, self._size // each)))
+        each = max(2, min(_PHRASINGS, self._size // max(1, len(self._usable))))
+        names = self._together(rng, min(len(self._usable), max(1, self._size // each)))
         texts: list[str] = []
         labels: list[int] = []
         near: list[str] = []
@@ -96,13 +107,17 @@ class BatchMaker:
             texts += drawn
             labels += [label] * len(drawn)
             misses = self._misses.get(name)
-            if misses and rng.random() < 0.5:
+            if misses and rng.random() < _NEAR_MISS_SHARE:
                 near.append(rng.choice(misses))
                 owners.append(label)
-        edits = rng.sample(self._whole, min(len(self._whole), max(2, self._size // _WHOLE_SHARE)))
+        edits: list[Edit] = []
+        negatives: list[str] = []
+        if step % _WHOLE_EVERY == 0:
+            count = max(2, self._size // _WHOLE_SHARE)
+            edits = rng.sample(self._whole, min(len(self._whole), count))
+            negatives = [rng.choice(edit.locality).prompt for edit in edits if edit.locality]
+            negatives += rng.sample(self._traffic, min(_TRAFFIC, len(self._traffic)))
         rephrasings = [rng.choice(edit.rephrase_prompts) for edit in edits]
-        negatives = [rng.choice(edit.locality).prompt for edit in edits if edit.locality]
-        negatives += rng.sample(self._traffic, min(_TRAFFIC, len(self._traffic)))
         return Batch(
             tuple(texts),
             tuple(labels),
@@ -112,6 +127,18 @@ class BatchMaker:
             tuple(rephrasings),
             tuple(negatives),
         )
+
+    def _together(self, rng: Random, count: int) -> list[str]:
+        """So many relations, up to a dozen of one type at a time; a type as often as it has
+        relations."""
+        chosen: dict[str, None] = {}
+        while len(chosen) < count:
+            of_type = self._of_type[self._type_of[rng.choice(self._usable)]]
+            left = [name for name in of_type if name not in chosen]
+            chosen |= dict.fromkeys(
+                rng.sample(left, min(_TOGETHER, len(left), count - len(chosen)))
+            )
+        return list(chosen)
 
 
 def _ways(edit: Edit) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
-"""Calibration: the threshold of each exported variant, from edits kept for it.
+"""Calibration: the scale and the threshold of each exported variant, from edits kept for it.
 
 The memory holds the calibration edits: subjects never trained on, some relations too, and
-rephrasings that training did not see, as in use. The rule is that of
+rephrasings that training did not see, as in use. The scale is that of
+:func:`serac_core.scope.scale.fit_scale`, the threshold's rule that of
 :func:`serac_core.scope.probes.balanced_threshold`.
 """
 
@@ -20,8 +21,8 @@ from serac_core.scope.probes import (
     MISROUTE_COST,
     Outcome,
     Probed,
+    Probing,
     balanced_threshold,
-    probe_router,
     read_traffic,
 )
 from serac_core.scope.router import NO_MATCH
@@ -52,8 +53,9 @@ def calibrate(
     -------
     dict
         The content of `calibration.json`. Of each variant: `threshold`, `whole_text_threshold`,
-        `true_route` of `n_in` rephrasings and prompts, `false_route` of `n_out` queries with
-        its one-sided 95 % Clopper-Pearson bound, and the same for each kind.
+        `scale` (its weights; None where scores are differences of cosines), `true_route` of
+        `n_in` rephrasings and prompts, `false_route` of `n_out` queries with its one-sided 95 %
+        Clopper-Pearson bound, and the same for each kind.
 
     Raises
     ------
@@ -66,14 +68,17 @@ def calibrate(
     outcomes: dict[str, Outcome] = {}
     for variant in exported_variants(encoder_dir) or ["fp32"]:
         encoder = OnnxEncoder.load(encoder_dir, variant, "cuda" if variant == "fp16" else provider)
-        outcome = probe_router(encoder, edits, traffic)
-        whole = probe_router(encoder, edits, traffic, whole_texts=True)
+        probing = Probing(encoder, edits, traffic)
+        scale = probing.fitted_scale()
+        outcome = probing.outcome(scale)
+        whole = Probing(encoder, edits, traffic, whole_texts=True).outcome()
         threshold = balanced_threshold(outcome, target_false_route, max_probes_routed)
         variants[variant] = {
             "threshold": threshold,
             "whole_text_threshold": balanced_threshold(
                 whole, target_false_route, max_probes_routed
             ),
+            "scale": list(scale.weights) if scale else None,
             "target_false_route": target_false_route,
             "encoder_digest": encoder.digest,
             **_rates(outcome, threshold),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serac_core.errors import SeracError
+from serac_core.scope.scale import Scale
 
 
 class UnreadableCalibration(SeracError):
@@ -15,10 +16,12 @@ class UnreadableCalibration(SeracError):
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """Least score in scope; least cosine in scope where whole texts are compared."""
+    """Least score in scope; least cosine in scope where whole texts are compared; what scores
+    are made with."""
 
     threshold: float
     whole_text_threshold: float
+    scale: Scale | None = None
 
 
 def read_calibration(path: str | Path, variant: str) -> Thresholds:
@@ -37,7 +40,12 @@ def read_calibration(path: str | Path, variant: str) -> Thresholds:
                 remedy="export the variant and run `serac calibrate`",
             )
         found = variants[variant]
-        return Thresholds(float(found["threshold"]), float(found["whole_text_threshold"]))
+        weights = found.get("scale")
+        return Thresholds(
+            float(found["threshold"]),
+            float(found["whole_text_threshold"]),
+            Scale(tuple(map(float, weights))) if weights else None,
+        )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UnreadableCalibration(
             f"{path}: no thresholds: {error!r}", remedy="`serac calibrate` writes it"

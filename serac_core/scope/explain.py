@@ -59,7 +59,8 @@ def _reason(
     if router.memory.entries[best.place].subject:
         found += (
             f"the query names its subject, and what it says about it ({best.compared!r}) is "
-            f"{best.closeness:.3f} close to the edit, {best.competition:.3f} to another relation"
+            f"{best.closeness:.3f} close to the edit, {best.relation_closeness:.3f} to known "
+            f"wordings of what the edit asks, {best.competition:.3f} to those of anything else"
         )
     else:
         found += (

@@ -13,6 +13,7 @@ from serac_core.errors import SeracError
 from serac_core.scope.encoder import Encoder
 from serac_core.scope.memory import EditMemory
 from serac_core.scope.router import NO_MATCH, Router
+from serac_core.scope.scale import Scale, fit_scale
 
 MISROUTE_COST = 3.0
 """A probe routed in costs as much as this many queries in scope routed out."""
@@ -71,36 +72,74 @@ class Outcome:
         return 1.0 - _share([probe.is_right(threshold) for probe in self.outside])
 
 
-def probe_router(
-    encoder: Encoder,
-    edits: Sequence[Edit],
-    traffic: Sequence[str] = (),
-    *,
-    whole_texts: bool = False,
-) -> Outcome:
-    """Route the edits' rephrasings, locality probes and traffic, the edits being the memory.
+class Probing:
+    """The edits' prompts, rephrasings and locality probes, and traffic, put to a router whose
+    memory the edits are; encoded once, scored as often as one likes.
 
     Parameters
     ----------
     whole_texts:
         Forget the subjects: whole texts are compared, and scores are cosines.
     """
-    if whole_texts:
-        edits = [edit.model_copy(update={"subject": None}) for edit in edits]
-    router = Router(encoder, EditMemory.build(edits, encoder), 0.0, whole_text_threshold=0.0)
-    asked: list[tuple[str, str, str | None]] = []
-    for edit in edits:
-        asked.append((edit.prompt, "prompt", edit.id))
-        asked += [(query, "rephrase", edit.id) for query in edit.rephrase_prompts]
-        asked += [(probe.prompt, probe.kind, None) for probe in edit.locality]
-    asked += [(query, "traffic", None) for query in traffic]
-    decisions = router.route([query for query, _, _ in asked])
-    return Outcome(
-        tuple(
-            Probed(query, kind, expected, decision.nearest_edit_id, decision.score)
-            for (query, kind, expected), decision in zip(asked, decisions, strict=True)
-        )
-    )
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        edits: Sequence[Edit],
+        traffic: Sequence[str] = (),
+        *,
+        whole_texts: bool = False,
+    ) -> None:
+        if whole_texts:
+            edits = [edit.model_copy(update={"subject": None}) for edit in edits]
+        memory = EditMemory.build(edits, encoder, batch_size=64)
+        router = Router(encoder, memory, 0.0, whole_text_threshold=0.0)
+        asked: list[tuple[str, str, str | None]] = []
+        for edit in edits:
+            asked.append((edit.prompt, "prompt", edit.id))
+            asked += [(query, "rephrase", edit.id) for query in edit.rephrase_prompts]
+            asked += [(probe.prompt, probe.kind, None) for probe in edit.locality]
+        asked += [(query, "traffic", None) for query in traffic]
+        self._asked = asked
+        self._candidates = router.candidates([query for query, _, _ in asked])
+
+    def fitted_scale(self) -> Scale | None:
+        """The scale that tells these probes' own edits from the others that came into question.
+
+        Rephrasings and near misses alone: a prompt is its edit word for word.
+        """
+        import numpy as np
+
+        pairs = [
+            (candidate.closenesses, candidate.edit_id == expected)
+            for (_, kind, expected), candidates in zip(self._asked, self._candidates, strict=True)
+            if kind != "prompt"
+            for candidate in candidates
+        ]
+        if not pairs:
+            return None
+        closeness_NF = np.array([closenesses for closenesses, _ in pairs], dtype=np.float32)
+        return fit_scale(closeness_NF, np.array([applies for _, applies in pairs]))
+
+    def outcome(self, scale: Scale | None = None) -> Outcome:
+        """Every probe with the score of its best candidate; without a scale, as the router has
+        it."""
+        import numpy as np
+
+        probes = []
+        for (query, kind, expected), candidates in zip(self._asked, self._candidates, strict=True):
+            scores = [candidate.score for candidate in candidates]
+            if scale is not None and candidates:
+                rows = [candidate.closenesses for candidate in candidates]
+                scores = scale.score(np.array(rows, dtype=np.float32)).tolist()
+            best = max(
+                zip(scores, candidates, strict=True),
+                key=lambda found: (found[0], found[1].place),
+                default=None,
+            )
+            nearest, score = (best[1].edit_id, best[0]) if best else (None, NO_MATCH)
+            probes.append(Probed(query, kind, expected, nearest, score))
+        return Outcome(tuple(probes))
 
 
 def balanced_threshold(

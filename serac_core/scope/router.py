@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from serac_core.scope.calibration_file import read_calibration
+from serac_core.scope.calibration_file import Thresholds, read_calibration
+from serac_core.scope.cohort import NONE_KNOWN
 from serac_core.scope.encoder import Encoder, encodable
 from serac_core.scope.memory import EditMemory, ForeignMemory
+from serac_core.scope.scale import Scale, unfitted_score
 from serac_core.scope.session import OnnxEncoder
 from serac_core.scope.subject import masked, mentions_by_subject
 
@@ -20,6 +23,8 @@ NO_MATCH = -1.0
 """The score of a query that names no subject of any edit."""
 WHOLE_TEXT_THRESHOLD = 0.9
 """Cosine from which whole texts count as the same, where no calibration says otherwise."""
+WHOLE_TEXT_STEEPNESS = 20.0
+"""What a cosine of whole texts above its threshold, 1 by 1, adds to the logit of a score."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +59,14 @@ class Candidate:
     compared:
         The query as it was compared: with the subject masked, or whole.
     closeness:
-        Cosine to the edit, or to a known phrasing of its relation.
+        Cosine to the edit.
+    relation_closeness:
+        Cosine to the nearest phrasing of the edit's relation; -1 where whole texts are compared.
     competition:
         Cosine to the nearest phrasing of another relation; 0 where whole texts are compared.
+    known:
+        Cosine of the edit to the nearest phrasing of its relation; -1 where whole texts are
+        compared.
     """
 
     edit_id: str
@@ -64,16 +74,23 @@ class Candidate:
     score: float
     compared: str
     closeness: float
+    relation_closeness: float
     competition: float
+    known: float
     place: int
+
+    @property
+    def closenesses(self) -> tuple[float, float, float, float]:
+        """As :class:`serac_core.scope.scale.Scale` takes them."""
+        return self.closeness, self.relation_closeness, self.competition, self.known
 
 
 class Router:
     """Decides by names and meaning: an edit comes into question when the query names its
     subject, and applies when what is said about it is the same (score >= threshold).
 
-    Edits without a subject are compared by the cosine of whole texts; `whole_text_threshold`
-    is put on the scale of the other scores, so that one threshold holds for all.
+    Edits without a subject are compared by the cosine of whole texts, put on the scale of the
+    other scores so that `whole_text_threshold` falls on the threshold, which holds for all.
 
     Parameters
     ----------
@@ -83,6 +100,8 @@ class Router:
         Least score in scope.
     whole_text_threshold:
         Least cosine in scope for edits without a subject.
+    scale:
+        Makes scores probabilities; without one they are differences of cosines.
 
     Raises
     ------
@@ -95,6 +114,7 @@ class Router:
         memory: EditMemory,
         threshold: float,
         whole_text_threshold: float = WHOLE_TEXT_THRESHOLD,
+        scale: Scale | None = None,
     ) -> None:
         if memory.encoder_digest != encoder.digest:
             raise ForeignMemory(
@@ -105,9 +125,10 @@ class Router:
         self.encoder = encoder
         self.memory = memory
         self.threshold = threshold
-        self._shift = whole_text_threshold - threshold
+        self.scale = scale
+        self._whole_text_threshold = whole_text_threshold
         self._scorer = encoder.scorer
-        self._relation_K: Any = self._scorer.relations_of(memory.keys_KD) if len(memory) else None
+        self._relation_K, self._known_K = self._scorer.relations_of(memory.keys_KD)
 
     @classmethod
     def load(
@@ -128,7 +149,12 @@ class Router:
         encoder = OnnxEncoder.load(release / "scope", variant, provider, threads)
         thresholds = read_calibration(release / "scope" / "calibration.json", variant)
         memory = EditMemory.load(release / "memory", encoder.digest)
-        return cls(encoder, memory, thresholds.threshold, thresholds.whole_text_threshold)
+        return cls.calibrated(encoder, memory, thresholds)
+
+    @classmethod
+    def calibrated(cls, encoder: Encoder, memory: EditMemory, found: Thresholds) -> Router:
+        """The router that a calibration gives."""
+        return cls(encoder, memory, found.threshold, found.whole_text_threshold, found.scale)
 
     def route(self, queries: Sequence[str]) -> list[Decision]:
         """Decide on each query; one encoder call for all.
@@ -183,12 +209,17 @@ class Router:
         keys, key_of_place = np.unique(
             self.memory.key_of_entry[list(places)], return_inverse=True
         )  # each key once, so that a tie is exact
-        scores = self._scorer.score(
-            query_D, closeness_R, self.memory.keys_KD[keys], self._relation_K[keys]
+        closeness_NF = self._scorer.compare(
+            query_D,
+            closeness_R,
+            self.memory.keys_KD[keys],
+            self._relation_K[keys],
+            self._known_K[keys],
         )
-        score_N, p_N, n_N = (part.tolist() for part in scores)
+        scores_N = self.scale.score(closeness_NF) if self.scale else unfitted_score(closeness_NF)
+        score_N, of_N = scores_N.tolist(), closeness_NF.tolist()
         return [
-            self._candidate(place, said, score_N[key], p_N[key], n_N[key])
+            self._candidate(place, said, score_N[key], of_N[key])
             for place, key in zip(places, key_of_place.tolist(), strict=True)
         ]
 
@@ -196,15 +227,27 @@ class Router:
         """The nearest of the edits that are compared by their whole text."""
         places_1W, cosines_1W = self.memory.search(query_D[None], k, self.memory.whole_texts)
         return [
-            self._candidate(place, text, max(-1.0, min(1.0, cosine - self._shift)), cosine, 0.0)
+            self._candidate(
+                place, text, self._whole_score(cosine), (cosine, NONE_KNOWN, 0.0, NONE_KNOWN)
+            )
             for place, cosine in zip(places_1W[0].tolist(), cosines_1W[0].tolist(), strict=True)
         ]
 
+    def _whole_score(self, cosine: float) -> float:
+        above = cosine - self._whole_text_threshold
+        if self.scale is None:
+            return max(-1.0, min(1.0, self.threshold + above))
+        odds = self.threshold / max(1e-6, 1 - self.threshold)
+        return 1 / (1 + math.exp(-WHOLE_TEXT_STEEPNESS * above) / max(1e-6, odds))
+
     def _candidate(
-        self, place: int, compared: str, score: float, closeness: float, competition: float
+        self, place: int, compared: str, score: float, closenesses: Sequence[float]
     ) -> Candidate:
         entry = self.memory.entries[place]
-        return Candidate(entry.id, entry.prompt, score, compared, closeness, competition, place)
+        edit, relation, other, known = closenesses
+        return Candidate(
+            entry.id, entry.prompt, score, compared, edit, relation, other, known, place
+        )
 
     def decide(self, query: str, candidates: Sequence[Candidate]) -> Decision:
         """The decision that a query's candidates give, the best of them first."""

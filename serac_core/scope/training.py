@@ -8,7 +8,8 @@ kind and traffic. Both forms are what the router compares.
 
 Figures of the log: `edit/acc_*` share of edit prompts and rephrasings routed to their edit,
 `acc/pre_*` and `acc/post_*` share of locality probes left alone without and with edits (1 without
-edits, by definition), at the threshold that is best on `val`.
+edits, by definition), at the scale and threshold that are best on `val`, against a part of the
+cohort.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 from serac_core.config import ScopeConfig
@@ -32,13 +34,14 @@ from serac_core.scope.checkpoint import load_checkpoint, save_checkpoint
 from serac_core.scope.cohort import Cohort
 from serac_core.scope.encoder import MAX_TOKENS, TorchEncoder, encodable
 from serac_core.scope.loading import encoder_path, file_sha256, load_encoder
-from serac_core.scope.probes import balanced_threshold, probe_router, read_traffic
+from serac_core.scope.probes import Probing, balanced_threshold, read_traffic
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-_FORMAT = 1  # of batches and loss; part of the key of the checkpoints
+_FORMAT = 2  # of batches and loss; part of the key of the checkpoints
 _SAMPLE = 150  # edits of a fold that are measured while training
+_COHORT_EACH = 3  # phrasings of a relation that they are measured against
 _CHUNK = 48  # texts of like length in one pass
 
 
@@ -93,7 +96,9 @@ def train(
     torch.manual_seed(seed)
     maker = BatchMaker(folds["train"], traffic, config.batch_size, seed)
     cohort = Cohort.from_edits(folds["train"])
-    measured = {name: edits[:_SAMPLE] for name, edits in folds.items()}
+    measured = {
+        name: Random(seed).sample(edits, min(_SAMPLE, len(edits))) for name, edits in folds.items()
+    }
     trained = _freeze(model, config)
     optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=0.01)
     done = load_checkpoint(folder, model, optimizer)
@@ -109,7 +114,7 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * _schedule(step, config)
         batch = maker.batch(step)
-        model.train()
+        model.eval()  # no dropout: it costs a third of a step and the data is varied enough
         loss = _loss(model, batch, config.temperature)
         if not math.isfinite(loss.item()):
             raise NonFiniteLoss(
@@ -238,8 +243,10 @@ def _figures(
 ) -> dict[str, float]:
     """Routing of the folds by the model as it is, each with its own edits in memory."""
     model.eval()
-    encoder = TorchEncoder(model, cohort)
-    outcomes = {name: probe_router(encoder, edits) for name, edits in folds.items()}
+    encoder = TorchEncoder(model, cohort.thinned(_COHORT_EACH))
+    probings = {name: Probing(encoder, edits) for name, edits in folds.items()}
+    scale = probings["val"].fitted_scale()
+    outcomes = {name: probing.outcome(scale) for name, probing in probings.items()}
     threshold = balanced_threshold(outcomes["val"])
     figures: dict[str, float] = {"threshold": threshold}
     for name, outcome in outcomes.items():

@@ -19,7 +19,7 @@ from serac_core.scope.session import OnnxEncoder
 
 @pytest.fixture
 def make_encoder(tmp_path: Path) -> Callable[..., Path]:
-    """Writes an export folder; `cohort` is [(masked text, relation), ...], all of one type."""
+    """Writes an export folder; `cohort` is [(masked text, relation), ...]."""
 
     def make(
         name: str = "onnx",
@@ -33,7 +33,7 @@ def make_encoder(tmp_path: Path) -> Callable[..., Path]:
         (folder / "tokenizer.json").write_text(tokenizer_text(), encoding="utf-8")
         if cohort:
             texts, relations = zip(*cohort, strict=True)
-            Cohort(texts, relations, ("country",) * len(cohort)).save(folder)
+            Cohort(texts, relations).save(folder)
         return folder
 
     return make

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from serac_core.edits.record import Edit
-from serac_core.scope.cohort import COMPETITION, Cohort, CohortScorer, UnreadableCohort
+from serac_core.scope.cohort import Cohort, CohortScorer, UnreadableCohort
+from serac_core.scope.scale import COMPETITION, Scale, fit_scale, unfitted_score
 from serac_core.scope.subject import SubjectIndex, mask_subject, subject_key, words_of
 
 
@@ -52,41 +53,64 @@ def unit(*values: float) -> np.ndarray:
     return vector / np.linalg.norm(vector)
 
 
-def test_a_score_is_closeness_less_the_nearest_other_relation() -> None:
-    cohort = Cohort(("a1", "a2", "b1", "c1"), ("a", "a", "b", "c"), ("x", "x", "x", "y"))
-    vectors = np.stack([unit(1, 0, 0), unit(1, 1, 0), unit(0, 0, 1), unit(1, 1, 0.2)])
+def compare(scorer: CohortScorer, query: np.ndarray, key: np.ndarray) -> list[float]:
+    relation_N, known_N = scorer.relations_of(key[None])
+    closeness_R = scorer.relation_closeness(query[None])[0]
+    found_NF = scorer.compare(query, closeness_R, key[None], relation_N, known_N)
+    return [float(value) for value in found_NF[0]]
+
+
+def test_a_query_is_compared_with_the_edit_its_relation_and_the_nearest_other() -> None:
+    cohort = Cohort(("a1", "a2", "b1", "c1"), ("a", "a", "b", "c"))
+    vectors = np.stack([unit(1, 0, 0), unit(1, 1, 0), unit(0, 0, 1), unit(1, 1, 0.5)])
     scorer = CohortScorer(cohort, vectors)
-    key = unit(1, 0.05, 0)
-    relation = scorer.relations_of(key[None])
-    assert relation.tolist() == [[0, 0]]
-    query = unit(1, 1, 0.2)
-    score_N, p_N, n_N = scorer.score(
-        query, scorer.relation_closeness(query[None])[0], key[None], relation
+    key, query = unit(1, 0.05, 0), unit(1, 1, 0.2)
+    assert scorer.name(int(scorer.relations_of(key[None])[0][0])) == "a"
+    expected = [query @ key, query @ unit(1, 1, 0), query @ unit(1, 1, 0.5), key @ unit(1, 0, 0)]
+    assert compare(scorer, query, key) == pytest.approx(expected)
+    # a query nearest to the edit's own relation competes with the second nearest
+    near = unit(1, 0.9, -0.1)
+    assert compare(scorer, near, key)[1:3] == pytest.approx(
+        [near @ unit(1, 1, 0), near @ unit(1, 1, 0.5)]
     )
-    assert p_N[0] == pytest.approx(query @ unit(1, 1, 0))  # a2, nearer than the key itself
-    # c1 is the query itself, but asked of things of another type: it does not compete
-    assert n_N[0] == pytest.approx(query @ unit(0, 0, 1))
-    assert score_N[0] == pytest.approx(p_N[0] - COMPETITION * n_N[0])
 
 
-def test_a_key_of_no_known_relation_competes_with_all_of_the_nearest_type() -> None:
-    cohort = Cohort(("a", "b"), ("a", "b"), ("x", "y"))
-    scorer = CohortScorer(cohort, np.stack([unit(1, 0.5), unit(-1, 0.1)]))
-    key = unit(0, 1)
-    relation = scorer.relations_of(key[None])
-    assert relation.tolist() == [[-1, 0]]
-    _, p_N, n_N = scorer.score(key, scorer.relation_closeness(key[None])[0], key[None], relation)
-    assert p_N[0] == 1.0
-    assert n_N[0] == pytest.approx(key @ unit(1, 0.5))
-
-
-def test_without_a_cohort_the_score_is_the_cosine() -> None:
+def test_without_a_cohort_there_is_only_the_edit_itself() -> None:
     scorer = CohortScorer(Cohort(), np.empty((0, 2), dtype=np.float32))
     query, key = unit(1, 0), unit(1, 1)
-    score_N, _, _ = scorer.score(
-        query, scorer.relation_closeness(query[None])[0], key[None], scorer.relations_of(key[None])
-    )
-    assert score_N[0] == pytest.approx(query @ key)
+    assert compare(scorer, query, key) == pytest.approx([query @ key, -1, 0, -1])
+    found = np.array([compare(scorer, query, key)], dtype=np.float32)
+    assert unfitted_score(found)[0] == pytest.approx(query @ key)
+
+
+def test_without_weights_the_score_is_closeness_less_the_nearest_other_relation() -> None:
+    known, unknown = [0.5, 0.9, 0.4, 0.85], [0.5, 0.9, 0.4, 0.75]
+    score_N = unfitted_score(np.array([known, unknown], dtype=np.float32))
+    assert score_N.tolist() == pytest.approx([0.9 - COMPETITION * 0.4, 0.5 - COMPETITION * 0.4])
+
+
+def test_a_fitted_scale_tells_pairs_apart_and_knows_the_same_text() -> None:
+    rng = np.random.default_rng(0)
+    applies_N = np.arange(400) % 2 == 0
+    edit_N = np.where(applies_N, 0.6, 0.4) + rng.normal(0, 0.03, 400)
+    other_N = np.where(applies_N, 0.4, 0.6) + rng.normal(0, 0.03, 400)
+    closeness_NF = np.stack([edit_N, edit_N, other_N, np.full(400, 0.7)], axis=1)
+    scale = fit_scale(closeness_NF.astype(np.float32), applies_N)
+    assert scale is not None
+    score_N = scale.score(closeness_NF.astype(np.float32))
+    assert ((score_N > 0.5) == applies_N).all()
+    assert ((score_N >= 0) & (score_N <= 1)).all()
+    same = np.array([[1, 0.1, 0.99, 0.1]], dtype=np.float32)
+    assert scale.score(same)[0] == 1.0
+    assert fit_scale(closeness_NF[:12].astype(np.float32), applies_N[:12]) is None
+    with pytest.raises(ValueError, match="a scale has 15"):
+        Scale((1.0, 2.0))
+
+
+def test_a_thinned_cohort_keeps_every_relation() -> None:
+    cohort = Cohort(tuple("abcdefg"), ("r",) * 5 + ("s",) * 2)
+    thin = cohort.thinned(2)
+    assert thin == Cohort(("a", "d", "f", "g"), ("r", "r", "s", "s"))
 
 
 def test_the_cohort_comes_from_edits_and_survives_saving(tmp_path: Path) -> None:
@@ -97,13 +121,11 @@ def test_the_cohort_comes_from_edits_and_survives_saving(tmp_path: Path) -> None
             "subject": "France",
             "rephrase_prompts": ["What is France's capital?", "the capital of France is"],
             "relation": "capital",
-            "subject_type": "country",
         }
     )
     unlabelled = Edit(prompt="Who wrote Emma?", target_new="x", subject="Emma")
     cohort = Cohort.from_edits([edit, unlabelled])
     assert set(cohort.relations) == {"capital"}
-    assert set(cohort.subject_types) == {"country"}
     assert sorted(cohort.texts) == ["The capital of X is", "What is X's capital?"]
     cohort.save(tmp_path)
     assert Cohort.load(tmp_path) == cohort
