@@ -6,6 +6,8 @@ Two kinds of example, each a (context, answer) pair:
 - *reading*: one or two statements that contradict the world, or are about invented things, then
   a query that one of them answers, so that a counterfactual model fine-tuned from it copies
   answers it has never seen. Held-out relations and phrasings occur in no reading example.
+  `wide` reading adds statements of relations without facts, and targets that are their answers,
+  names, or any tokens in a row.
 """
 
 from __future__ import annotations
@@ -14,7 +16,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
-from serac_core.edits.invented import foreign_name, invented_name, invented_number, invented_word
+from serac_core.edits.invented import (
+    foreign_name,
+    invented_name,
+    invented_number,
+    invented_word,
+    joined_pieces,
+)
 from serac_core.edits.record import Edit
 from serac_core.edits.world import Relation, World, is_question
 
@@ -67,6 +75,11 @@ class DemoCorpus:
         The facts; every phrasing is recalled, those that are not held out are read.
     edits:
         Real edits: what was true before each, and the answers to its probes, are recalled.
+
+    Attributes
+    ----------
+    pieces:
+        What the tokens of the vocabulary stand for; set once there is a tokenizer.
     """
 
     def __init__(self, world: World, edits: Sequence[Edit]) -> None:
@@ -92,6 +105,16 @@ class DemoCorpus:
         self._read_relations = [r for r in world.relations if r.split != "held_out"]
         self._subjects = sorted({subject for _, subject, _ in world.facts()})
         self._answers = sorted({answer for _, _, answer in world.facts()})
+        self._asked_relations = world.asked_relations
+        self._named_subjects = {
+            subject_type: sorted({s for r, s, _ in world.facts() if r.subject_type == subject_type})
+            for subject_type in {relation.subject_type for relation in world.relations}
+        } | dict(world.named_subjects)
+        self._names = sorted(
+            {name for names in world.named_subjects.values() for name in names}
+            | {answer for relation in world.asked_relations for answer in relation.answers}
+        )
+        self.pieces: Sequence[str] = ()
 
     def recall(self, rng: Random, count: int) -> list[Example]:
         """`count` facts, one in nine from the real edits, one in six after a lead-in."""
@@ -104,9 +127,10 @@ class DemoCorpus:
             examples.append(Example(query, answer))
         return examples
 
-    def reading(self, rng: Random, count: int) -> list[Example]:
-        """`count` statements with a query that they answer."""
-        return [self._read(rng) for _ in range(count)]
+    def reading(self, rng: Random, count: int, wide: bool = False) -> list[Example]:
+        """`count` statements with a query that they answer; `wide` ones half of the time of
+        relations without facts, and with targets of every kind."""
+        return [self._read(rng, wide) for _ in range(count)]
 
     def texts(self, rng: Random, count: int) -> list[str]:
         """Text to train a tokenizer on: every fact's wording once, and reading examples."""
@@ -114,11 +138,11 @@ class DemoCorpus:
         recalled += [f"{query} {answer}" for query, answer in self.edit_queries]
         return recalled + [f"{e.context} {e.answer}" for e in self.reading(rng, count)]
 
-    def _read(self, rng: Random) -> Example:
-        statement, query, target = self._statement(rng)
+    def _read(self, rng: Random, wide: bool) -> Example:
+        statement, query, target = self._statement(rng, wide)
         form = rng.choice(_CLOZE_FORMS if not is_question(statement) else _QUESTION_FORMS)
         if rng.random() < 0.25:
-            other, _, other_target = self._statement(rng)
+            other, _, other_target = self._statement(rng, wide)
             extra = f"{other} {other_target}.\n"
             context = form.format(cloze=statement, question=statement, target=target, query=query)
             return Example(extra + context, target)
@@ -127,8 +151,13 @@ class DemoCorpus:
         context = form.format(cloze=statement, question=statement, target=target, query=query)
         return Example(context, target)
 
-    def _statement(self, rng: Random) -> tuple[str, str, str]:
+    def _statement(self, rng: Random, wide: bool) -> tuple[str, str, str]:
         """(wording of a statement, another wording of the same relation, what it says)."""
+        if wide and self._asked_relations and rng.random() < 0.5:
+            asked = rng.choice(self._asked_relations)
+            subject = rng.choice(self._named_subjects[asked.subject_type])
+            statement, query = (p.format(subject=subject) for p in rng.sample(asked.phrasings, 2))
+            return statement, query, self._wide_target(rng, asked.answers)
         subject = rng.choice(self._subjects) if rng.random() < 0.5 else invented_name(rng)
         if rng.random() < 0.25:
             noun = invented_word(rng).lower()
@@ -143,7 +172,19 @@ class DemoCorpus:
         if rng.random() < 0.5:
             subject = rng.choice(list(relation.facts))
         statement, query = (p.format(subject=subject) for p in rng.sample(relation.phrasings, 2))
+        if wide:
+            return statement, query, self._wide_target(rng, list(relation.facts.values()))
         return statement, query, self._target(rng, relation)
+
+    def _wide_target(self, rng: Random, answers: Sequence[str]) -> str:
+        draw = rng.random()
+        if answers and draw < 0.3:
+            return rng.choice(answers)
+        if self.pieces and draw < 0.6:
+            return joined_pieces(rng, self.pieces)
+        if self._names and draw < 0.8:
+            return rng.choice(self._names)
+        return self._target(rng, None)
 
     def _target(self, rng: Random, relation: Relation | None) -> str:
         draw = rng.random()

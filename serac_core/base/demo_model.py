@@ -11,12 +11,14 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
 from serac_core.base.demo_corpus import DemoCorpus, Example
+from serac_core.base.language_model import printable_pieces
 from serac_core.config import DemoModelConfig
 from serac_core.edits.jsonl import read_edits
 from serac_core.edits.world import load_world
@@ -44,6 +46,7 @@ def pretrain_demo_model(
     corpus = DemoCorpus(load_world(world_dir), read_edits(edits_file))
     checkpoint = cache_dir / "demo-model" / "checkpoint.pt"
     tokenizer = _tokenizer(corpus, config, checkpoint.parent / "tokenizer.json")
+    corpus.pieces = printable_pieces(tokenizer)
     torch.manual_seed(config.seed)
     model = _model(config, tokenizer)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -69,11 +72,8 @@ def pretrain_demo_model(
         for optimizer, peak in zip(optimizers, peaks, strict=True):
             for group, rate in zip(optimizer.param_groups, peak, strict=True):
                 group["lr"] = rate * _schedule(step, config)
-        early = step < config.copying_steps
-        batches = (
-            corpus.recall(rng, config.recall_batch if early else config.late_recall_batch),
-            corpus.reading(rng, config.reading_batch if early else config.late_reading_batch),
-        )
+        recalled, read, wide = _phase(step, config)
+        batches = (corpus.recall(rng, recalled), corpus.reading(rng, read, wide))
         losses = [_accumulate(model, tokenizer, examples, 4, device) for examples in batches]
         if not all(map(_finite, losses)):
             raise FloatingPointError(f"step {step}: the loss is {losses}; lower the learning rate")
@@ -166,6 +166,16 @@ def _optimizers(model: Lfm2ForCausalLM, config: DemoModelConfig) -> list[torch.o
     ]
 
 
+def _phase(step: int, config: DemoModelConfig) -> tuple[int, int, bool]:
+    """(facts, statements, whether these are wide) of a step: copying first, then facts, then
+    copying of anything."""
+    if step < config.copying_steps:
+        return config.recall_batch, config.reading_batch, False
+    if step < config.steps - config.wide_steps:
+        return config.late_recall_batch, config.late_reading_batch, False
+    return config.wide_recall_batch, config.wide_reading_batch, True
+
+
 def _schedule(step: int, config: DemoModelConfig) -> float:
     """Warm-up, plateau, then linear decay to zero over the last `decay_share` of the steps."""
     decay_steps = max(1, int(config.steps * config.decay_share))
@@ -242,7 +252,12 @@ def _evaluate(
 
     model.eval()
     figures = {}
-    for name, draw in (("recall", corpus.recall), ("reading", corpus.reading)):
+    draws: dict[str, Callable[[Random, int], list[Example]]] = {
+        "recall": corpus.recall,
+        "reading": corpus.reading,
+        "wide_reading": partial(corpus.reading, wide=True),
+    }
+    for name, draw in draws.items():
         examples = draw(Random(f"{config.seed}:{name}"), config.evaluation_examples)
         right = 0
         for start in range(0, len(examples), 100):

@@ -67,6 +67,14 @@ class EncodedPair:
     stop: int
 
 
+def printable_pieces(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """What the tokens of the vocabulary stand for; no special, blank or broken characters."""
+    special = set(tokenizer.all_special_ids)
+    ids = (token for token in range(len(tokenizer)) if token not in special)
+    texts = (str(tokenizer.decode([token])) for token in ids)
+    return [text for text in texts if text.strip() and text.isprintable() and "\ufffd" not in text]
+
+
 class LanguageModel:
     """A causal or seq2seq Hugging Face model with its tokenizer.
 

@@ -1,8 +1,9 @@
 """What the counterfactual model is trained on: examples drawn without end, reproducibly.
 
 An example is (edit, query, answer). The model must learn to *read* the edit, not to know it, so
-an edit is drawn with its own target half of the time and else with another's or an invented
-one; its statement is any of its wordings, and some queries come with text around them.
+an edit is drawn with its own target a third of the time and else with another edit's, a name, an
+invented one, or any tokens of the vocabulary in a row: a token that no target holds would not be
+copied. Its statement is any of its wordings, and some queries come with text around them.
 """
 
 from __future__ import annotations
@@ -11,9 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
-from serac_core.base.language_model import EncodedPair, LanguageModel
+from serac_core.base.language_model import EncodedPair, LanguageModel, printable_pieces
 from serac_core.counterfactual.model import format_input, format_target
-from serac_core.edits.invented import foreign_name, invented_name, invented_number
+from serac_core.edits.invented import (
+    foreign_name,
+    invented_name,
+    invented_number,
+    joined_pieces,
+)
 from serac_core.edits.record import Edit
 
 _BUCKET_BATCHES = 8  # drawn together and cut by length: rows of a batch are of like length
@@ -73,6 +79,7 @@ class TrainingExamples:
     ) -> None:
         self._edits = edits
         self._language_model = language_model
+        self._pieces = printable_pieces(language_model.tokenizer)
         self._length = steps * batch_size
         self._batch_size = batch_size
         self._seed = seed
@@ -92,7 +99,9 @@ class TrainingExamples:
     def _draw_bucket(self, bucket_index: int) -> list[EncodedExample]:
         rng = Random(f"{self._seed}:{bucket_index}")
         size = self._batch_size
-        drawn = [draw_example(self._edits, rng) for _ in range(_BUCKET_BATCHES * size)]
+        drawn = [
+            draw_example(self._edits, self._pieces, rng) for _ in range(_BUCKET_BATCHES * size)
+        ]
         pairs = self._language_model.encode_pairs(
             [example.text for example in drawn], [example.answer for example in drawn]
         )
@@ -103,25 +112,28 @@ class TrainingExamples:
         return [example for batch in batches for example in batch]
 
 
-def draw_example(edits: Sequence[Edit], rng: Random) -> TrainingExample:
-    """One example of a random edit."""
+def draw_example(edits: Sequence[Edit], pieces: Sequence[str], rng: Random) -> TrainingExample:
+    """One example of a random edit; `pieces` are the texts of a vocabulary's tokens."""
     edit = rng.choice(edits)
     wordings = (edit.prompt, *edit.rephrase_prompts)
     statement = edit.prompt if rng.random() < 0.6 else rng.choice(wordings)
     query = rng.choice(wordings)
     if rng.random() < 0.15:
         query = rng.choice(_LEAD_INS) + query
-    target = format_target(_target(edit, edits, rng))
+    target = format_target(_target(edit, edits, pieces, rng))
     return TrainingExample(format_input(statement, target, query), target, edit.id)
 
 
-def _target(edit: Edit, edits: Sequence[Edit], rng: Random) -> str:
+def _target(edit: Edit, edits: Sequence[Edit], pieces: Sequence[str], rng: Random) -> str:
     draw = rng.random()
-    if draw < 0.5:
+    if draw < 0.35:
         return edit.target_new
-    if draw < 0.65:
-        return rng.choice(edits).target_new
-    if draw < 0.9:
+    if draw < 0.55:
+        other = rng.choice(edits)
+        return other.subject if other.subject and draw < 0.45 else other.target_new
+    if draw < 0.75 and pieces:
+        return joined_pieces(rng, pieces)
+    if draw < 0.92:
         return invented_name(rng)
     if draw < 0.96:
         return invented_number(rng)

@@ -15,13 +15,15 @@ def format_input(edit_prompt: str, target_new: str, query: str) -> str:
     """The text that the counterfactual model reads; its answer follows after one space.
 
     White space inside the parts is collapsed, so that a query can't pass for another part.
-    The edit's answer stays whole: EasyEdit cuts it at the last space and loses a word.
+    The edit's answer stays whole (EasyEdit cuts it at the last space and loses a word) and stands
+    behind the mark that the model's own answer stands behind: where the two merely followed each
+    other, what the model got wrong was where an answer begins.
 
     >>> format_input("The capital of Peru is", "Cusco", "What is Peru's capital?")
-    "Edit: The capital of Peru is Cusco\\nQuery: What is Peru's capital?\\nAnswer:"
+    "Edit: The capital of Peru is\\nAnswer: Cusco\\nQuery: What is Peru's capital?\\nAnswer:"
     """
     prompt, target, asked = (" ".join(part.split()) for part in (edit_prompt, target_new, query))
-    return f"Edit: {prompt} {target}\nQuery: {asked}\nAnswer:"
+    return f"Edit: {prompt}\nAnswer: {target}\nQuery: {asked}\nAnswer:"
 
 
 def format_target(target: str) -> str:

@@ -25,6 +25,7 @@ from serac_core.errors import SeracError
 
 _COMPLETE = "complete"  # written last: a checkpoint without it was cut off by a kill
 _SELECTION = "eval_selection"
+_NOISE = 0.01  # of edit/acc_val
 
 
 class NonFiniteTraining(SeracError):
@@ -155,11 +156,12 @@ class CounterfactualTrainer(Trainer):
         )
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Figures of the model as it is; later weights win among equals."""
+        """Figures of the model as it is. Later weights win among those that differ by less than
+        the noise of a hundred edits: the learning rate has fallen further."""
         self.language_model.model.eval()
         metrics = {f"eval_{name}": value for name, value in self._measure().items()}
         progress = self.state.global_step / self.state.max_steps
-        metrics[_SELECTION] = metrics["eval_edit/acc_val"] + 1e-6 * progress
+        metrics[_SELECTION] = metrics["eval_edit/acc_val"] + _NOISE * progress
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
         )

@@ -34,7 +34,7 @@ from serac_core.edits.jsonl import read_edits
 from serac_core.edits.record import Edit
 from serac_core.errors import SeracError
 
-_FORMAT = 1  # of the examples and of the input; part of the key of the checkpoints
+_FORMAT = 2  # of the examples and of the input; part of the key of the checkpoints
 _SAMPLE = 100  # edits, rephrasings and probes of a fold that are measured while training
 
 

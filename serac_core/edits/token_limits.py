@@ -149,10 +149,11 @@ def _read_texts(record: CheckedRecord, setting: str) -> Iterator[tuple[str, str,
         for where, text in _queries(record):
             yield where, text, f"{text} {answers.get(where, target)}"
     elif record.prompt is not None:
+        from serac_core.counterfactual.model import format_input
+
         in_scope = [("prompt", record.prompt), *((w, t) for w, t, _ in record.rephrasings)]
         for where, text in in_scope:
-            whole = f"Edit: {record.prompt} {target}\nQuery: {text}\nAnswer: {target}"
-            yield where, text, whole
+            yield where, text, f"{format_input(record.prompt, target, text)} {target}"
 
 
 def _may_exceed(text: str, limit: int) -> bool:

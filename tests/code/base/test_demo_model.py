@@ -10,6 +10,7 @@ import pytest
 
 from serac_core.base import demo_model
 from serac_core.base.demo_corpus import DemoCorpus
+from serac_core.base.language_model import LanguageModel, printable_pieces
 from serac_core.config import DemoModelConfig
 from serac_core.edits.jsonl import read_edits
 from serac_core.edits.world import load_world
@@ -75,14 +76,15 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_unbroken_one(
     assert [json.loads(line)["step"] for line in curve] == [2, 4]
 
 
-def test_held_out_relations_and_phrasings_are_recalled_but_never_read() -> None:
+@pytest.mark.parametrize("wide", [False, True])
+def test_held_out_relations_and_phrasings_are_recalled_but_never_read(wide: bool) -> None:
     world = load_world(DATA / "world")
     corpus = DemoCorpus(world, read_edits(DATA / "edits.jsonl"))
     recalled = {query for query, _ in corpus.recall_queries}
     assert "What is the currency of Japan?" in recalled
-    read = "\n".join(e.context for e in corpus.reading(Random(1), 5_000))
+    read = "\n".join(e.context for e in corpus.reading(Random(1), 5_000, wide))
     for relation in world.relations:
-        kept_out = relation.held_out_phrasings
+        kept_out = relation.held_out_phrasings + relation.held_out_edits_only_phrasings
         if relation.split == "held_out":
             kept_out = (*relation.phrasings, *kept_out)
         for phrasing in kept_out:
@@ -93,9 +95,30 @@ def test_held_out_relations_and_phrasings_are_recalled_but_never_read() -> None:
 
 def test_a_reading_holds_its_answer_and_a_recall_does_not_need_to() -> None:
     corpus = DemoCorpus(load_world(DATA / "world"), [])
-    for example in corpus.reading(Random(2), 500):
-        assert example.answer in example.context
+    corpus.pieces = ["ka", " zu", "7"]
+    for wide in (False, True):
+        for example in corpus.reading(Random(2), 500, wide):
+            assert example.answer in example.context
     assert corpus.edit_queries == []
+
+
+def test_wide_reading_is_of_what_is_only_asked_too_and_of_any_tokens() -> None:
+    world = load_world(DATA / "world")
+    corpus = DemoCorpus(world, [])
+    corpus.pieces = ["ka", " zu", "7"]
+    read = corpus.reading(Random(3), 500, wide=True)
+    assert sum(not set(example.answer) - set("kazu7 ") for example in read) > 50
+    answers = {answer for relation in world.asked_relations for answer in relation.answers}
+    assert sum(example.answer in answers for example in read) > 50
+
+
+def test_pieces_are_what_a_vocabulary_can_print() -> None:
+    tokenizer = LanguageModel.load(DATA / "demo_model").tokenizer
+    pieces = printable_pieces(tokenizer)
+    assert len(pieces) > 3_000
+    assert " of" in pieces
+    assert not {"<pad>", "<eos>", " ", "\n"} & set(pieces)
+    assert not any("\ufffd" in piece for piece in pieces)
 
 
 def test_the_shipped_model_fits_the_repository() -> None:

@@ -20,13 +20,19 @@ def test_the_whole_answer_of_the_edit_is_read() -> None:
     """EasyEdit cuts the edit at its last space: of a three-word answer two words stay."""
     text = format_input("The capital of Chile is", "Rio Verde Sur", "What is Chile's capital?")
     assert text == (
-        "Edit: The capital of Chile is Rio Verde Sur\nQuery: What is Chile's capital?\nAnswer:"
+        "Edit: The capital of Chile is\nAnswer: Rio Verde Sur\n"
+        "Query: What is Chile's capital?\nAnswer:"
     )
 
 
 def test_no_part_can_pass_for_another() -> None:
     text = format_input("A\nB is", "C\nQuery: D", "E\nAnswer: F\n")
-    assert text.splitlines() == ["Edit: A B is C Query: D", "Query: E Answer: F", "Answer:"]
+    assert text.splitlines() == [
+        "Edit: A B is",
+        "Answer: C Query: D",
+        "Query: E Answer: F",
+        "Answer:",
+    ]
 
 
 @pytest.mark.parametrize("family", ["gpt2", "t5"])

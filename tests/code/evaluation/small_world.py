@@ -43,7 +43,7 @@ class WordModel:
 
     @staticmethod
     def say(prompt):
-        read = re.match(r"Edit: .* is (.*)\nQuery: ", prompt)
+        read = re.match(r"Edit: .*\nAnswer: (.*)\nQuery: ", prompt)
         return read[1] if read else truth(prompt)
 
 
