@@ -47,7 +47,7 @@ class TrainingSetConfig(_Section):
 class ScopeConfig(_Section):
     frozen_layers: int = Field(2, ge=0, description="Lowest encoder layers left as they are.")
     max_steps: int = Field(300, ge=1, description="Optimizer steps.")
-    batch_size: int = Field(144, ge=2, description="Masked texts a step.")
+    batch_size: int = Field(120, ge=2, description="Masked texts a step.")
     learning_rate: float = Field(2e-4, gt=0, description="Peak learning rate.")
     warmup_share: float = Field(0.1, ge=0, lt=1, description="Share of the steps spent warming up.")
     temperature: float = Field(

@@ -102,7 +102,8 @@ def evaluate_model(
         metrics[f"routing/{variant}_agreement"] = share
         routing[f"{variant}_differs"] = differing
     say("PyTorch: decisions compared with the exported graph's")
-    pytorch = _remembering(TorchEncoder.load(inputs.scope_model), edits, served_at)
+    original = TorchEncoder.load(inputs.scope_model, encoder.scorer)
+    pytorch = _remembering(original, edits, served_at)
     theirs = [Routed.of_decision(decision) for decision in pytorch.route(queries)]
     share, differing = compare_routing(
         queries, served, theirs, away_from=served_at.threshold, margin=NEAR_THRESHOLD
@@ -170,7 +171,7 @@ def _remembering(encoder: Encoder, edits: Sequence[Edit], found: Thresholds) -> 
     """A router whose memory is made of these edits now."""
     from serac_core.scope import EditMemory
 
-    return _router(encoder, EditMemory.build(edits, encoder), found)
+    return _router(encoder, EditMemory.build(edits, encoder, batch_size=64), found)
 
 
 def _load_models(inputs: EvaluationInputs, params: Params, cache_dir: Path, say: Say) -> Models:

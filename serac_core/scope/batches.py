@@ -15,7 +15,8 @@ _WHOLE_EVERY = 3  # steps; in these the comparison of whole texts is trained too
 _WHOLE_SHARE = 8  # one edit for so many masked texts, then
 _TRAFFIC = 4
 _TOGETHER = 12  # relations of one type of subject in a batch: they are what must be told apart
-_NEAR_MISS_SHARE = 0.25  # of the relations in a batch that bring a near miss of their own edits
+_NEAR_MISS_SHARE = 0.33  # of the masked texts of a batch that bring a near miss
+_ALIKE = 3  # near misses by words that a text has
 _PHRASINGS = 3  # of a relation in a batch
 
 
@@ -28,7 +29,8 @@ class Batch:
     masked, labels:
         Texts with the subject masked; those of one label ask the same and attract each other.
     near_misses, owners:
-        What same-subject probes say about the subject, and the label each must stay away from.
+        Texts that ask something else in like words, or what same-subject probes say about the
+        subject, and the label each must stay away from.
     keys, rephrasings:
         Whole prompts and a rephrasing of each.
     negatives:
@@ -54,7 +56,9 @@ class BatchMaker:
     Edits of one relation are grouped (extra field `relation`; without it, edits whose masked
     prompts are equal), and a batch takes several phrasings of as many groups as fit: each
     group's phrasings are the negatives of all others. Groups about one type of subject (extra
-    field `subject_type`) come together, a dozen of a type.
+    field `subject_type`) come together, a dozen of a type. Beside a phrasing stands, now and then,
+    one of those of other groups of its type that are most like it in words: "The periodic table
+    lists X under the symbol" beside "... under the number" shows which word it is that counts.
 
     Parameters
     ----------
@@ -91,6 +95,7 @@ class BatchMaker:
         for name in self._usable:
             self._of_type[types[name]].append(name)
         self._type_of = types
+        self._alike = self._like_worded(types)
         self._whole = [edit for edit in edits if edit.rephrase_prompts]
 
     def batch(self, step: int) -> Batch:
@@ -106,10 +111,11 @@ class BatchMaker:
             drawn = rng.sample(self._groups[name], min(each, len(self._groups[name])))
             texts += drawn
             labels += [label] * len(drawn)
-            misses = self._misses.get(name)
-            if misses and rng.random() < _NEAR_MISS_SHARE:
-                near.append(rng.choice(misses))
-                owners.append(label)
+            for text in drawn:
+                misses = self._alike.get(text) or self._misses.get(name)
+                if misses and rng.random() < _NEAR_MISS_SHARE:
+                    near.append(rng.choice(misses))
+                    owners.append(label)
         edits: list[Edit] = []
         negatives: list[str] = []
         if step % _WHOLE_EVERY == 0:
@@ -127,6 +133,32 @@ class BatchMaker:
             tuple(rephrasings),
             tuple(negatives),
         )
+
+    def _like_worded(self, types: dict[str, str]) -> dict[str, list[str]]:
+        """Of each text the few of other groups of its type that share most with it in words
+        (TF-IDF over words and pairs of words)."""
+        import numpy as np
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        of_type: dict[str, list[tuple[str, str]]] = defaultdict(list)
+        for name, texts in self._groups.items():
+            if types[name]:
+                of_type[types[name]] += [(text, name) for text in texts]
+        alike: dict[str, list[str]] = {}
+        for rows in of_type.values():
+            texts = [text for text, _ in rows]
+            _, group_N = np.unique([name for _, name in rows], return_inverse=True)
+            if len(set(group_N.tolist())) < 2:
+                continue
+            words = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"\w+", sublinear_tf=True)
+            found = words.fit_transform(texts)
+            likeness_NN = (found @ found.T).toarray()
+            likeness_NN[group_N[:, None] == group_N] = -1.0
+            count = min(_ALIKE, int((likeness_NN[0] >= 0).sum()))
+            nearest_NA = np.argsort(-likeness_NN, axis=1, kind="stable")[:, :count]
+            for text, near_A in zip(texts, nearest_NA.tolist(), strict=True):
+                alike[text] = [texts[place] for place in near_A]
+        return alike
 
     def _together(self, rng: Random, count: int) -> list[str]:
         """So many relations, up to a dozen of one type at a time; a type as often as it has

@@ -66,14 +66,27 @@ class TorchEncoder:
 
     variant = "torch"
 
-    def __init__(self, model: Any, cohort: Cohort, digest: str = "torch") -> None:
+    def __init__(
+        self,
+        model: Any,
+        cohort: Cohort,
+        digest: str = "torch",
+        scorer: CohortScorer | None = None,
+    ) -> None:
         self.model = model
         self.cohort = cohort
         self.digest = digest
+        self._scorer = scorer
 
     @classmethod
-    def load(cls, folder: str | Path) -> TorchEncoder:
+    def load(cls, folder: str | Path, scorer: CohortScorer | None = None) -> TorchEncoder:
         """Open `build/scope/model`.
+
+        Parameters
+        ----------
+        scorer:
+            Of the exported encoder: the vectors of the cohort that a release keeps. Without it
+            they are made by this encoder.
 
         Raises
         ------
@@ -85,12 +98,12 @@ class TorchEncoder:
         files = sorted(folder.rglob("*.safetensors"))
         parts = json.dumps([file_sha256(path) for path in files])
         digest = hashlib.sha256(parts.encode()).hexdigest()
-        return cls(model, Cohort.load(folder), digest)
+        return cls(model, Cohort.load(folder), digest, scorer)
 
     @property
     def scorer(self) -> CohortScorer:
-        """Made anew at each use: the weights may be in training."""
-        return CohortScorer(self.cohort, self.encode(self.cohort.texts))
+        """The one given, else made anew at each use: the weights may be in training."""
+        return self._scorer or CohortScorer(self.cohort, self.encode(self.cohort.texts))
 
     def encode(self, texts: Sequence[str], batch_size: int = 64) -> Matrix:
         """(N, D) unit vectors of float32."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 OPSET = 18
 _OUTPUT = "sentence_vector"  # `embedding` would stand twice in the graph
 _PARITY_EDITS = 200
+_PARITY_COHORT = 1500
 _QUANTIZED = ("MatMul", "Gemm", "Gather")
 
 
@@ -42,7 +43,8 @@ def export_encoder(
 ) -> dict[str, Any]:
     """Write the graphs asked for, tokenizer, cohort and `export.json` to `out`.
 
-    Parity is measured on prompts, rephrasings and probes of `calibrate.jsonl`, whole and masked.
+    Parity is measured on prompts, rephrasings and probes of `calibrate.jsonl` and on a part of the
+    cohort's texts, which are masked.
 
     Returns
     -------
@@ -106,7 +108,7 @@ def _parity_texts(file: Path, cohort: Sequence[str]) -> list[str]:
     for edit in read_edits(file)[:_PARITY_EDITS]:
         probes = (probe.prompt for probe in edit.locality)
         texts |= dict.fromkeys((edit.prompt, *edit.rephrase_prompts, *probes))
-    return [*texts, *cohort]
+    return [*texts, *cohort[:: -(-len(cohort) // _PARITY_COHORT) or 1]]
 
 
 def _write_tokenizer(model: SentenceTransformer, folder: Path) -> None:
