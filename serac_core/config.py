@@ -46,14 +46,14 @@ class TrainingSetConfig(_Section):
 
 class ScopeConfig(_Section):
     frozen_layers: int = Field(2, ge=0, description="Lowest encoder layers left as they are.")
-    max_steps: int = Field(300, ge=1, description="Optimizer steps.")
+    max_steps: int = Field(240, ge=1, description="Optimizer steps.")
     batch_size: int = Field(120, ge=2, description="Masked texts a step.")
-    learning_rate: float = Field(2e-4, gt=0, description="Peak learning rate.")
+    learning_rate: float = Field(6e-4, gt=0, description="Peak learning rate.")
     warmup_share: float = Field(0.1, ge=0, lt=1, description="Share of the steps spent warming up.")
     temperature: float = Field(
         0.05, gt=0, description="Softmax temperature of the contrastive loss."
     )
-    checkpoint_every: int = Field(30, ge=1, description="Steps between checkpoints.")
+    checkpoint_every: int = Field(80, ge=1, description="Steps between checkpoints.")
 
 
 class CounterfactualConfig(_Section):
@@ -79,7 +79,7 @@ class ExportConfig(_Section):
 
 class CalibrationConfig(_Section):
     max_probes_routed: float = Field(
-        0.01, gt=0, le=1, description="Share of the calibration's near misses that may be routed."
+        0.015, gt=0, le=1, description="Share of the calibration's near misses that may be routed."
     )
     target_false_route: float = Field(
         0.001, gt=0, lt=1, description="Share of out-of-scope queries that may be routed."

@@ -14,7 +14,7 @@ from serac_core.scope.subject import mask_subject
 _WHOLE_EVERY = 3  # steps; in these the comparison of whole texts is trained too
 _WHOLE_SHARE = 8  # one edit for so many masked texts, then
 _TRAFFIC = 4
-_TOGETHER = 12  # relations of one type of subject in a batch: they are what must be told apart
+_TOGETHER = 20  # relations of one type of subject in a batch: they are what must be told apart
 _NEAR_MISS_SHARE = 0.33  # of the masked texts of a batch that bring a near miss
 _ALIKE = 3  # near misses by words that a text has
 _PHRASINGS = 3  # of a relation in a batch
@@ -26,8 +26,10 @@ class Batch:
 
     Attributes
     ----------
-    masked, labels:
+    masked, labels, types:
         Texts with the subject masked; those of one label ask the same and attract each other.
+        Those of two types say nothing of each other: what is asked of a company and of a website
+        may well be the same.
     near_misses, owners:
         Texts that ask something else in like words, or what same-subject probes say about the
         subject, and the label each must stay away from.
@@ -39,6 +41,7 @@ class Batch:
 
     masked: tuple[str, ...]
     labels: tuple[int, ...]
+    types: tuple[int, ...]
     near_misses: tuple[str, ...]
     owners: tuple[int, ...]
     keys: tuple[str, ...]
@@ -55,10 +58,10 @@ class BatchMaker:
 
     Edits of one relation are grouped (extra field `relation`; without it, edits whose masked
     prompts are equal), and a batch takes several phrasings of as many groups as fit: each
-    group's phrasings are the negatives of all others. Groups about one type of subject (extra
-    field `subject_type`) come together, a dozen of a type. Beside a phrasing stands, now and then,
-    one of those of other groups of its type that are most like it in words: "The periodic table
-    lists X under the symbol" beside "... under the number" shows which word it is that counts.
+    group's phrasings are the negatives of all others about the same type of subject (extra field
+    `subject_type`), so that these come together, a score of a type. Beside a phrasing stands, now
+    and then, one of those of other groups of its type that are most like it in words: "The periodic
+    table lists X under the symbol" beside "... under the number" shows which word counts.
 
     Parameters
     ----------
@@ -105,12 +108,14 @@ class BatchMaker:
         names = self._together(rng, min(len(self._usable), max(1, self._size // each)))
         texts: list[str] = []
         labels: list[int] = []
+        of_types: list[str] = []
         near: list[str] = []
         owners: list[int] = []
         for label, name in enumerate(names):
             drawn = rng.sample(self._groups[name], min(each, len(self._groups[name])))
             texts += drawn
             labels += [label] * len(drawn)
+            of_types += [self._type_of[name]] * len(drawn)
             for text in drawn:
                 misses = self._alike.get(text) or self._misses.get(name)
                 if misses and rng.random() < _NEAR_MISS_SHARE:
@@ -124,9 +129,11 @@ class BatchMaker:
             negatives = [rng.choice(edit.locality).prompt for edit in edits if edit.locality]
             negatives += rng.sample(self._traffic, min(_TRAFFIC, len(self._traffic)))
         rephrasings = [rng.choice(edit.rephrase_prompts) for edit in edits]
+        number = {name: place for place, name in enumerate(sorted(set(of_types)))}
         return Batch(
             tuple(texts),
             tuple(labels),
+            tuple(number[name] for name in of_types),
             tuple(near),
             tuple(owners),
             tuple(edit.prompt for edit in edits),
@@ -161,7 +168,7 @@ class BatchMaker:
         return alike
 
     def _together(self, rng: Random, count: int) -> list[str]:
-        """So many relations, up to a dozen of one type at a time; a type as often as it has
+        """So many relations, up to a score of one type at a time; a type as often as it has
         relations."""
         chosen: dict[str, None] = {}
         while len(chosen) < count:

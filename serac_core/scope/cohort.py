@@ -3,7 +3,8 @@
 How close a query is to an edit says little by itself: short questions about one subject are all
 alike. So, as in the verification of speakers, it is compared with a cohort: the masked phrasings of
 the training set, each with its relation. Of a query q and an edit's key k, both with the subject
-masked, four closenesses are given, all cosines; r is the relation whose phrasings are nearest to k:
+masked, four closenesses are given, all cosines; r is the relation whose phrasings are nearest to k,
+with those that ask the same of another type of subject (who owns a website, who owns a newspaper):
 
 - of q to k;
 - of q to the nearest phrasing of r;
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     Matrix = NDArray[np.float32]
 
 COHORT_FILE = "cohort.json"
+SAME_QUESTION = 0.6
+"""Least mean closeness of two relations, of two types of subject, that ask the same."""
 NONE_KNOWN = -1.0
 """Stands for closeness to a relation where the cohort is empty."""
 
@@ -43,10 +46,18 @@ class UnreadableCohort(SeracError):
 
 @dataclass(frozen=True)
 class Cohort:
-    """Masked texts and the relation of each."""
+    """Masked texts, the relation of each and the type of subject it is about.
+
+    Attributes
+    ----------
+    synonyms:
+        Pairs of relations that ask the same of two types of subject.
+    """
 
     texts: tuple[str, ...] = ()
     relations: tuple[str, ...] = ()
+    subject_types: tuple[str, ...] = ()
+    synonyms: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def from_edits(cls, edits: Iterable[Edit]) -> Cohort:
@@ -55,17 +66,24 @@ class Cohort:
         An edit's relation is its extra field `relation`; edits without one are left out. The
         texts stand by relation.
         """
-        found: dict[str, tuple[str, str]] = {}
+        found: dict[str, tuple[str, str, str]] = {}
         for edit in edits:
             relation = relation_of(edit)
             if relation is None:
                 continue
+            subject_type = str((edit.model_extra or {}).get("subject_type", ""))
             for text in (edit.prompt, *edit.rephrase_prompts):
                 said = mask_subject(text, edit.subject)
                 if said is not None:
-                    found.setdefault(normalize_text(said), (relation, said))
-        rows = sorted(found.values())
-        return cls(tuple(said for _, said in rows), tuple(relation for relation, _ in rows))
+                    found.setdefault(normalize_text(said), (relation, said, subject_type))
+        return cls._of_rows(sorted(found.values()))
+
+    @classmethod
+    def _of_rows(
+        cls, rows: Iterable[tuple[str, str, str]], synonyms: tuple[tuple[str, str], ...] = ()
+    ) -> Cohort:
+        relations, texts, types = zip(*rows, strict=True) if (rows := list(rows)) else ((),) * 3
+        return cls(texts, relations, types, synonyms)
 
     @classmethod
     def load(cls, folder: Path) -> Cohort:
@@ -79,11 +97,12 @@ class Cohort:
         if not path.exists():
             return cls()
         try:
-            rows = json.loads(path.read_text(encoding="utf-8"))
-            return cls(
-                tuple(str(row["text"]) for row in rows),
-                tuple(str(row["relation"]) for row in rows),
+            data = json.loads(path.read_text(encoding="utf-8"))
+            rows = (
+                (str(row["relation"]), str(row["text"]), str(row["subject_type"]))
+                for row in data["texts"]
             )
+            return cls._of_rows(rows, tuple((str(a), str(b)) for a, b in data["synonyms"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UnreadableCohort(
                 f"{path}: not a cohort: {error!r}", remedy="run `serac train scope` again"
@@ -91,11 +110,44 @@ class Cohort:
 
     def save(self, folder: Path) -> None:
         rows = [
-            {"text": text, "relation": relation}
-            for text, relation in zip(self.texts, self.relations, strict=True)
+            {"relation": relation, "text": text, "subject_type": subject_type}
+            for relation, text, subject_type in self._rows()
         ]
-        content = json.dumps(rows, ensure_ascii=False, indent=0) + "\n"
+        data = {"synonyms": self.synonyms, "texts": rows}
+        content = json.dumps(data, ensure_ascii=False, indent=0) + "\n"
         (folder / COHORT_FILE).write_text(content, encoding="utf-8")
+
+    def _rows(self) -> list[tuple[str, str, str]]:
+        return list(zip(self.relations, self.texts, self.subject_types, strict=True))
+
+    def with_synonyms(self, cohort_CD: Matrix) -> Cohort:
+        """The cohort with the pairs of relations, of two types of subject, whose phrasings are
+        near one another: each text's cosine to the nearest of the other relation, in the mean
+        over both.
+
+        Parameters
+        ----------
+        cohort_CD:
+            The vectors of `texts`.
+        """
+        import numpy as np
+
+        if not self.texts:
+            return self
+        scorer = CohortScorer(self, cohort_CD)
+        names, relation_C = np.unique(self.relations, return_inverse=True)
+        mean_RR = np.stack(
+            [
+                scorer.relation_closeness(cohort_CD[relation_C == number]).mean(axis=0)
+                for number in range(len(names))
+            ]
+        )
+        type_of = dict(zip(self.relations, self.subject_types, strict=True))
+        type_R = np.array([type_of[name] for name in names.tolist()])
+        alike_RR = (mean_RR + mean_RR.T) / 2 >= SAME_QUESTION
+        alike_RR &= type_R[:, None] != type_R
+        pairs = np.argwhere(np.triu(alike_RR)).tolist()
+        return replace(self, synonyms=tuple((str(names[a]), str(names[b])) for a, b in pairs))
 
     def thinned(self, each: int) -> Cohort:
         """At most `each` texts of a relation, spread over those that there are."""
@@ -107,10 +159,8 @@ class Cohort:
             for of_relation in places.values()
             for place in of_relation[:: -(-len(of_relation) // each)]
         )
-        return Cohort(
-            tuple(self.texts[place] for place in kept),
-            tuple(self.relations[place] for place in kept),
-        )
+        rows = self._rows()
+        return Cohort._of_rows((rows[place] for place in kept), self.synonyms)
 
 
 class CohortScorer:
@@ -129,6 +179,12 @@ class CohortScorer:
         order_C = np.argsort(relation_C, kind="stable")
         self._starts_R = np.searchsorted(relation_C[order_C], np.arange(len(self._names)))
         self._cohort_CD = np.ascontiguousarray(cohort_CD[order_C])
+        number = {name: place for place, name in enumerate(self._names.tolist())}
+        self._family_R: list[list[int]] = [[place] for place in range(len(number))]
+        for one, other in cohort.synonyms:
+            if one in number and other in number:
+                self._family_R[number[one]].append(number[other])
+                self._family_R[number[other]].append(number[one])
 
     def relation_closeness(self, vectors_QD: Matrix) -> Matrix:
         """(Q, R): cosine of each vector to the nearest phrasing of each relation."""
@@ -181,12 +237,12 @@ class CohortScorer:
         if not len(self._names):
             found_NF[:, 1:3] = NONE_KNOWN, 0
             return found_NF
-        found_NF[:, 1] = closeness_R[relation_N]
-        nearest = int(closeness_R.argmax())
-        others_R = np.delete(closeness_R, nearest)
-        second = others_R.max() if len(others_R) else np.float32(0)
-        other_N = np.where(relation_N == nearest, second, closeness_R[nearest])
-        found_NF[:, 2] = np.maximum(other_N, 0)
+        for relation in np.unique(relation_N).tolist():
+            of_key_N = relation_N == relation
+            family = self._family_R[relation]
+            others_R = np.delete(closeness_R, family)
+            found_NF[of_key_N, 1] = closeness_R[family].max()
+            found_NF[of_key_N, 2] = max(float(others_R.max()) if len(others_R) else 0.0, 0.0)
         return found_NF
 
 

@@ -65,6 +65,11 @@ def export_encoder(
         _say("fp32: exporting")
         _export_fp32(torch_encoder.model, graph)
         expected_ND = torch_encoder.encode(texts)
+        cohort = torch_encoder.cohort
+        vectors_CD = OnnxEncoder.load(folder, "fp32", config.provider).encode(cohort.texts)
+        cohort = cohort.with_synonyms(vectors_CD)
+        cohort.save(folder)
+        _say(f"cohort: {len(cohort.texts)} texts, {len(cohort.synonyms)} pairs of synonyms")
         parity: dict[str, dict[str, float]] = {}
         digests: dict[str, str] = {}
         for variant in variants:
@@ -76,7 +81,9 @@ def export_encoder(
             encoder = OnnxEncoder.load(folder, variant, provider)
             parity[variant] = _compare(expected_ND, encoder.encode(texts))
             digests[variant] = encoder.digest
-            encoder.save_cohort(folder)
+            encoder.save_cohort(
+                folder, vectors_CD if variant == "fp32" else encoder.encode(cohort.texts)
+            )
             _say(f"{variant}: {parity[variant]}")
         if parity["fp32"]["max_abs_diff"] > PARITY_BOUND:
             raise ParityFailed(

@@ -158,9 +158,8 @@ class OnnxEncoder:
             )
         return CohortScorer(self.cohort, self.encode(self.cohort.texts))
 
-    def save_cohort(self, folder: str | Path) -> None:
-        """Encode the cohort and keep its vectors beside the graph, under the encoder's digest."""
-        vectors_CD = self.encode(self.cohort.texts)
+    def save_cohort(self, folder: str | Path, vectors_CD: NDArray[np.float32]) -> None:
+        """Keep the cohort's vectors beside the graph, under the encoder's digest."""
         np.save(Path(folder) / self._cohort_file, vectors_CD, allow_pickle=False)
 
     @property

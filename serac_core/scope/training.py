@@ -2,9 +2,9 @@
 
 The loss has two parts, both in-batch softmax (InfoNCE, van den Oord et al. 2018; as in
 sentence-transformers' MultipleNegativesRankingLoss) over cosines / temperature: phrasings of one
-relation with the subject masked against those of all others and the edits' own same-subject
-near misses; and whole prompts against their rephrasings, other prompts, near misses of every
-kind and traffic. Both forms are what the router compares.
+relation with the subject masked against those of the others about the same type of subject, and
+against near misses; and whole prompts against their rephrasings, other prompts, near misses of
+every kind and traffic. Both forms are what the router compares.
 
 Figures of the log: `edit/acc_*` share of edit prompts and rephrasings routed to their edit,
 `acc/pre_*` and `acc/post_*` share of locality probes left alone without and with edits (1 without
@@ -39,7 +39,7 @@ from serac_core.scope.probes import Probing, balanced_threshold, read_traffic
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-_FORMAT = 2  # of batches and loss; part of the key of the checkpoints
+_FORMAT = 3  # of batches and loss; part of the key of the checkpoints
 _SAMPLE = 150  # edits of a fold that are measured while training
 _COHORT_EACH = 3  # phrasings of a relation that they are measured against
 _CHUNK = 64  # texts of like length in one pass
@@ -204,9 +204,11 @@ def _loss(model: SentenceTransformer, batch: Batch, temperature: float) -> Any:
     if len(batch.masked) > 1:
         labels_M = torch.tensor(batch.labels)
         owners_H = torch.tensor(batch.owners, dtype=torch.long)
+        types_M = torch.tensor(batch.types)
         own_MM = torch.eye(len(labels_M), dtype=torch.bool)
         positive_MM = (labels_M[:, None] == labels_M) & ~own_MM
-        scores_MM = (masked_MD @ masked_MD.T / temperature).masked_fill(own_MM, -torch.inf)
+        silent_MM = own_MM | (types_M[:, None] != types_M)
+        scores_MM = (masked_MD @ masked_MD.T / temperature).masked_fill(silent_MM, -torch.inf)
         # A near miss is known to differ from its own edit only.
         near_MH = (masked_MD @ near_HD.T / temperature).masked_fill(
             labels_M[:, None] != owners_H, -torch.inf

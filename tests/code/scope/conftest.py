@@ -33,7 +33,7 @@ def make_encoder(tmp_path: Path) -> Callable[..., Path]:
         (folder / "tokenizer.json").write_text(tokenizer_text(), encoding="utf-8")
         if cohort:
             texts, relations = zip(*cohort, strict=True)
-            Cohort(texts, relations).save(folder)
+            Cohort(texts, relations, ("country",) * len(cohort)).save(folder)
         return folder
 
     return make

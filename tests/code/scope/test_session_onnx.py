@@ -102,7 +102,7 @@ def test_saved_cohort_vectors_are_read_by_the_same_encoder_only(make_encoder):
     cohort = [("X is", "capital"), ("money X", "currency"), ("the capital of X", "capital")]
     folder = make_encoder("cohort", cohort=cohort)
     made = OnnxEncoder.load(folder)
-    made.save_cohort(folder)
+    made.save_cohort(folder, made.encode(made.cohort.texts))
     loaded = OnnxEncoder.load(folder)
     loaded.encode = None  # reading them needs no encoder pass
     query_1D = made.encode(["money is"])

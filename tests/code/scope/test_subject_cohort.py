@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +62,7 @@ def compare(scorer: CohortScorer, query: np.ndarray, key: np.ndarray) -> list[fl
 
 
 def test_a_query_is_compared_with_the_edit_its_relation_and_the_nearest_other() -> None:
-    cohort = Cohort(("a1", "a2", "b1", "c1"), ("a", "a", "b", "c"))
+    cohort = Cohort(("a1", "a2", "b1", "c1"), ("a", "a", "b", "c"), ("x", "x", "x", "x"))
     vectors = np.stack([unit(1, 0, 0), unit(1, 1, 0), unit(0, 0, 1), unit(1, 1, 0.5)])
     scorer = CohortScorer(cohort, vectors)
     key, query = unit(1, 0.05, 0), unit(1, 1, 0.2)
@@ -108,9 +109,20 @@ def test_a_fitted_scale_tells_pairs_apart_and_knows_the_same_text() -> None:
 
 
 def test_a_thinned_cohort_keeps_every_relation() -> None:
-    cohort = Cohort(tuple("abcdefg"), ("r",) * 5 + ("s",) * 2)
+    cohort = Cohort(tuple("abcdefg"), ("r",) * 5 + ("s",) * 2, ("x",) * 7)
     thin = cohort.thinned(2)
-    assert thin == Cohort(("a", "d", "f", "g"), ("r", "r", "s", "s"))
+    assert thin == Cohort(("a", "d", "f", "g"), ("r", "r", "s", "s"), ("x",) * 4)
+
+
+def test_what_is_asked_the_same_of_two_types_of_subject_does_not_compete() -> None:
+    cohort = Cohort(tuple("abcd"), ("r", "s", "t", "u"), ("x", "y", "x", "y"))
+    vectors = np.stack([unit(1, 0, 0), unit(1, 0.1, 0), unit(1, -0.1, 0), unit(0, 0, 1)])
+    cohort = cohort.with_synonyms(vectors)
+    assert cohort.synonyms == (("r", "s"), ("s", "t"))  # r and t are of one type: two questions
+    query = unit(1, 0.1, 0)
+    found = compare(CohortScorer(cohort, vectors), query, unit(1, 0, 0))
+    assert found[1] == pytest.approx(1)  # s
+    assert found[2] == pytest.approx(query @ unit(1, -0.1, 0))  # t
 
 
 def test_the_cohort_comes_from_edits_and_survives_saving(tmp_path: Path) -> None:
@@ -121,11 +133,14 @@ def test_the_cohort_comes_from_edits_and_survives_saving(tmp_path: Path) -> None
             "subject": "France",
             "rephrase_prompts": ["What is France's capital?", "the capital of France is"],
             "relation": "capital",
+            "subject_type": "country",
         }
     )
     unlabelled = Edit(prompt="Who wrote Emma?", target_new="x", subject="Emma")
     cohort = Cohort.from_edits([edit, unlabelled])
     assert set(cohort.relations) == {"capital"}
+    assert set(cohort.subject_types) == {"country"}
+    cohort = replace(cohort, synonyms=(("capital", "state_capital"),))
     assert sorted(cohort.texts) == ["The capital of X is", "What is X's capital?"]
     cohort.save(tmp_path)
     assert Cohort.load(tmp_path) == cohort
