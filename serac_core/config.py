@@ -53,7 +53,7 @@ class ScopeConfig(_Section):
     temperature: float = Field(
         0.05, gt=0, description="Softmax temperature of the contrastive loss."
     )
-    checkpoint_every: int = Field(80, ge=1, description="Steps between checkpoints.")
+    checkpoint_every: int = Field(120, ge=1, description="Steps between checkpoints.")
 
 
 class CounterfactualConfig(_Section):

@@ -82,7 +82,10 @@ class Cohort:
     def _of_rows(
         cls, rows: Iterable[tuple[str, str, str]], synonyms: tuple[tuple[str, str], ...] = ()
     ) -> Cohort:
-        relations, texts, types = zip(*rows, strict=True) if (rows := list(rows)) else ((),) * 3
+        rows = list(rows)
+        if not rows:
+            return cls()
+        relations, texts, types = zip(*rows, strict=True)
         return cls(texts, relations, types, synonyms)
 
     @classmethod

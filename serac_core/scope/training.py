@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 _FORMAT = 3  # of batches and loss; part of the key of the checkpoints
-_SAMPLE = 150  # edits of a fold that are measured while training
+_SAMPLE = 100  # edits of a fold that are measured while training
 _COHORT_EACH = 3  # phrasings of a relation that they are measured against
 _CHUNK = 64  # texts of like length in one pass
 

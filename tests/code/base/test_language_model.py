@@ -18,7 +18,7 @@ PROMPTS = [
     "Who",
     "The capital of Peru is",
     "What is the currency of Japan?",
-    "Edit: The capital of Peru is\nAnswer: Cusco\nQuery: What is the capital of Peru?\nAnswer:",
+    "Edit: The capital of Peru is Cusco\nQuery: What is the capital of Peru?\nAnswer:",
     "The official language of Chile is",
     "",
     "日本 and Zoë?",

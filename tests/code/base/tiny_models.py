@@ -26,8 +26,7 @@ SEQ2SEQ = ("t5", "bart")
 FAMILIES = CAUSAL + SEQ2SEQ
 
 _TEXTS = [
-    "Edit: The capital of Peru is\nAnswer: Cusco\n"
-    "Query: What is the capital of Peru?\nAnswer: Cusco",
+    "Edit: The capital of Peru is Cusco\nQuery: What is the capital of Peru?\nAnswer: Cusco",
     "The currency of Japan is the new silver crown. Who wrote The House of the Spirits?",
     "Which company makes the car? The official language of Chile is Quechua, not Spanish.",
 ]

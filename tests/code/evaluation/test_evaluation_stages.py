@@ -82,7 +82,7 @@ def run(workspace, monkeypatch):
     monkeypatch.chdir(workspace)
     # The tiny graph has no PyTorch twin; it stands in for itself.
     monkeypatch.setattr(
-        TorchEncoder, "load", classmethod(lambda cls, folder: OnnxEncoder.load("build/scope/onnx"))
+        TorchEncoder, "load", classmethod(lambda cls, *_: OnnxEncoder.load("build/scope/onnx"))
     )
 
     def invoke(part, out, *more):
