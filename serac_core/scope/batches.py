@@ -159,12 +159,13 @@ class BatchMaker:
                 continue
             words = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"\w+", sublinear_tf=True)
             found = words.fit_transform(texts)
-            likeness_NN = (found @ found.T).toarray()
-            likeness_NN[group_N[:, None] == group_N] = -1.0
-            count = min(_ALIKE, int((likeness_NN[0] >= 0).sum()))
-            nearest_NA = np.argsort(-likeness_NN, axis=1, kind="stable")[:, :count]
-            for text, near_A in zip(texts, nearest_NA.tolist(), strict=True):
-                alike[text] = [texts[place] for place in near_A]
+            for first in range(0, len(texts), 1000):
+                likeness_BN = (found[first : first + 1000] @ found.T).toarray()
+                likeness_BN[group_N[first : first + 1000, None] == group_N] = -1.0
+                nearest_BA = np.argsort(-likeness_BN, axis=1, kind="stable")[:, :_ALIKE]
+                for row, near_A in enumerate(nearest_BA.tolist()):
+                    others = [place for place in near_A if likeness_BN[row, place] >= 0]
+                    alike[texts[first + row]] = [texts[place] for place in others]
         return alike
 
     def _together(self, rng: Random, count: int) -> list[str]:

@@ -187,6 +187,29 @@ def test_batches_depend_on_seed_and_step_alone() -> None:
     assert len(set(batch.labels)) == 2
 
 
+def test_near_misses_by_words_are_of_another_relation_of_the_type() -> None:
+    def edit(relation: str, subject_type: str, *ways: str) -> Edit:
+        return Edit.model_validate(
+            {
+                "prompt": ways[0].format("peru"),
+                "rephrase_prompts": [way.format("peru") for way in ways[1:]],
+                "target_new": "tea",
+                "subject": "peru",
+                "relation": relation,
+                "subject_type": subject_type,
+            }
+        )
+
+    made = [
+        edit("a_code", "country", "the code of {} is"),
+        edit("name", "country", "the name of {} is", "how is {} called ?", "say the name of {}"),
+        edit("price", "dish", "the price of {} is", "what does {} cost ?"),
+    ]
+    maker = BatchMaker(made, [], 6, seed=1)
+    near = {text for step in range(20) for text in maker.batch(step).near_misses}
+    assert near == {"the code of X is"}
+
+
 def test_the_graph_gives_the_vectors_of_pytorch(exported: Path, trained: Path) -> None:
     report = json.loads((exported / "export.json").read_text())
     assert report["parity"]["fp32"]["max_abs_diff"] <= 1e-4
