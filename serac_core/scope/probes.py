@@ -101,12 +101,14 @@ class Probing:
             asked += [(probe.prompt, probe.kind, None) for probe in edit.locality]
         asked += [(query, "traffic", None) for query in traffic]
         self._asked = asked
+        self._by_subject = [bool(entry.subject) for entry in memory.entries]
         self._candidates = router.candidates([query for query, _, _ in asked])
 
     def fitted_scale(self) -> Scale | None:
         """The scale that tells these probes' own edits from the others that came into question.
 
-        Rephrasings and near misses alone: a prompt is its edit word for word.
+        Rephrasings and near misses alone: a prompt is its edit word for word. Edits that are
+        compared by their whole text have no part in it.
         """
         import numpy as np
 
@@ -115,6 +117,7 @@ class Probing:
             for (_, kind, expected), candidates in zip(self._asked, self._candidates, strict=True)
             if kind != "prompt"
             for candidate in candidates
+            if self._by_subject[candidate.place]
         ]
         if not pairs:
             return None
@@ -122,8 +125,8 @@ class Probing:
         return fit_scale(closeness_NF, np.array([applies for _, applies in pairs]))
 
     def outcome(self, scale: Scale | None = None) -> Outcome:
-        """Every probe with the score of its best candidate; without a scale, as the router has
-        it."""
+        """Every probe with the score of its best candidate; without a scale, and where whole
+        texts are compared, as the router has it."""
         import numpy as np
 
         probes = []
@@ -131,7 +134,11 @@ class Probing:
             scores = [candidate.score for candidate in candidates]
             if scale is not None and candidates:
                 rows = [candidate.closenesses for candidate in candidates]
-                scores = scale.score(np.array(rows, dtype=np.float32)).tolist()
+                scaled = scale.score(np.array(rows, dtype=np.float32)).tolist()
+                scores = [
+                    new if self._by_subject[candidate.place] else candidate.score
+                    for new, candidate in zip(scaled, candidates, strict=True)
+                ]
             best = max(
                 zip(scores, candidates, strict=True),
                 key=lambda found: (found[0], found[1].place),
