@@ -60,7 +60,6 @@ def export_encoder(
     variants = list(dict.fromkeys(("fp32", *config.variants)))
     with folder_aside(out) as folder:
         _write_tokenizer(torch_encoder.model, folder)
-        torch_encoder.cohort.save(folder)
         graph = folder / GRAPH_FILES["fp32"]
         _say("fp32: exporting")
         _export_fp32(torch_encoder.model, graph)
