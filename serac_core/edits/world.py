@@ -64,12 +64,22 @@ class Relation:
 
 @dataclass(frozen=True, kw_only=True)
 class AskedRelation:
-    """A relation without facts: the ways to ask for it, and answers of the right kind."""
+    """A relation without facts: the ways to ask for it, and answers of the right kind.
+
+    The plainest questions and the plainest cloze stand before the others of their kind.
+    """
 
     name: str
     subject_type: str
     phrasings: tuple[str, ...]
     answers: tuple[str, ...] = ()
+
+    @property
+    def plain_phrasings(self) -> tuple[str, ...]:
+        """The first two questions and the first cloze: how an edit's prompt is worded."""
+        questions = [p for p in self.phrasings if is_question(p)]
+        cloze = [p for p in self.phrasings if not is_question(p)]
+        return (*questions[:2], *cloze[:1])
 
 
 @dataclass(frozen=True)

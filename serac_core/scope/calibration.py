@@ -29,6 +29,7 @@ from serac_core.scope.router import NO_MATCH
 from serac_core.scope.session import OnnxEncoder, exported_variants
 
 _CONFIDENCE = 0.95
+_WHOLE_TEXTS_ASKED = 3000
 
 
 def calibrate(
@@ -71,7 +72,9 @@ def calibrate(
         probing = Probing(encoder, edits, traffic)
         scale = probing.fitted_scale()
         outcome = probing.outcome(scale)
-        whole = Probing(encoder, edits, traffic, whole_texts=True).outcome()
+        whole = Probing(
+            encoder, edits, traffic, whole_texts=True, asked_at_most=_WHOLE_TEXTS_ASKED
+        ).outcome()
         threshold = balanced_threshold(outcome, target_false_route, max_probes_routed)
         variants[variant] = {
             "threshold": threshold,

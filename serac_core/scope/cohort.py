@@ -11,6 +11,11 @@ with those that ask the same of another type of subject (who owns a website, who
 - of q to the nearest phrasing of any other relation;
 - of k to the nearest phrasing of r: how well the cohort knows what k asks.
 
+Beside them, how alike q and k are in what they are near to: each is given shares of the relations,
+a softmax over its closenesses, and the overlap of q's and k's is the sum of sqrt(share x share)
+over the relations nearest to k (Bhattacharyya 1943); once with a low and once with a high
+temperature. What no relation of the cohort asks still has neighbours there.
+
 Which score they give is the matter of :mod:`serac_core.scope.scale`.
 """
 
@@ -20,7 +25,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from serac_core.edits.record import Edit, normalize_text
 from serac_core.errors import SeracError
@@ -34,10 +39,17 @@ if TYPE_CHECKING:
     Matrix = NDArray[np.float32]
 
 COHORT_FILE = "cohort.json"
-SAME_QUESTION = 0.6
+COHORT_VECTORS = "cohort.npy"
+SAME_QUESTION = 0.8
 """Least mean closeness of two relations, of two types of subject, that ask the same."""
 NONE_KNOWN = -1.0
 """Stands for closeness to a relation where the cohort is empty."""
+TEMPERATURES = (0.03, 0.12)
+"""Of the softmax over closenesses whose overlap is taken."""
+_PROFILE = 64  # relations nearest to a key over which the overlap is summed
+_LOOKED_AT = 128  # relations, nearest by their mean, all of whose phrasings a text is compared with
+_ASKING = 8  # phrasings of a relation that look for synonyms
+_AT_ONCE = 512  # texts in one product with the whole cohort
 
 
 class UnreadableCohort(SeracError):
@@ -111,7 +123,9 @@ class Cohort:
                 f"{path}: not a cohort: {error!r}", remedy="run `serac train scope` again"
             ) from error
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, cohort_CD: Matrix | None = None) -> None:
+        """Write `cohort.json` and, where they are given, the vectors of `texts` in float16, which
+        moves a cosine by less than 0.001."""
         rows = [
             {"relation": relation, "text": text, "subject_type": subject_type}
             for relation, text, subject_type in self._rows()
@@ -119,14 +133,18 @@ class Cohort:
         data = {"synonyms": self.synonyms, "texts": rows}
         content = json.dumps(data, ensure_ascii=False, indent=0) + "\n"
         (folder / COHORT_FILE).write_text(content, encoding="utf-8")
+        if cohort_CD is not None:
+            import numpy as np
+
+            np.save(folder / COHORT_VECTORS, cohort_CD.astype(np.float16), allow_pickle=False)
 
     def _rows(self) -> list[tuple[str, str, str]]:
         return list(zip(self.relations, self.texts, self.subject_types, strict=True))
 
     def with_synonyms(self, cohort_CD: Matrix) -> Cohort:
         """The cohort with the pairs of relations, of two types of subject, whose phrasings are
-        near one another: each text's cosine to the nearest of the other relation, in the mean
-        over both.
+        near one another: the cosine of a text to the nearest of the other relation, in the mean
+        over some of both's.
 
         Parameters
         ----------
@@ -139,12 +157,12 @@ class Cohort:
             return self
         scorer = CohortScorer(self, cohort_CD)
         names, relation_C = np.unique(self.relations, return_inverse=True)
-        mean_RR = np.stack(
-            [
-                scorer.relation_closeness(cohort_CD[relation_C == number]).mean(axis=0)
-                for number in range(len(names))
-            ]
-        )
+        asking = self._spread(_ASKING)
+        sum_RR = np.zeros((len(names), len(names)))
+        for first in range(0, len(asking), _AT_ONCE):
+            part = asking[first : first + _AT_ONCE]
+            np.add.at(sum_RR, relation_C[part], scorer.relation_closeness(cohort_CD[part]))
+        mean_RR = sum_RR / np.bincount(relation_C[asking])[:, None]
         type_of = dict(zip(self.relations, self.subject_types, strict=True))
         type_R = np.array([type_of[name] for name in names.tolist()])
         alike_RR = (mean_RR + mean_RR.T) / 2 >= SAME_QUESTION
@@ -154,22 +172,56 @@ class Cohort:
 
     def thinned(self, each: int) -> Cohort:
         """At most `each` texts of a relation, spread over those that there are."""
+        rows = self._rows()
+        return Cohort._of_rows((rows[place] for place in self._spread(each)), self.synonyms)
+
+    def _spread(self, each: int) -> list[int]:
+        """Places of at most `each` texts of a relation, spread over those that there are."""
         places: dict[str, list[int]] = {}
         for place, relation in enumerate(self.relations):
             places.setdefault(relation, []).append(place)
-        kept = sorted(
+        return sorted(
             place
             for of_relation in places.values()
             for place in of_relation[:: -(-len(of_relation) // each)]
         )
-        rows = self._rows()
-        return Cohort._of_rows((rows[place] for place in kept), self.synonyms)
+
+
+@dataclass(frozen=True)
+class KnownKeys:
+    """What the cohort knows of N keys; M relations of each, T temperatures.
+
+    Attributes
+    ----------
+    relation_N:
+        The relation nearest to each; -1 without a cohort.
+    closeness_N:
+        How near it is; -1 without a cohort.
+    nearest_NM:
+        The relations nearest to each.
+    root_share_TNM:
+        Square roots of their shares.
+    """
+
+    relation_N: NDArray[np.int64]
+    closeness_N: Matrix
+    nearest_NM: NDArray[np.int64]
+    root_share_TNM: Matrix
+
+    def of(self, keys: NDArray[np.int64]) -> KnownKeys:
+        """The same of some of the keys."""
+        return KnownKeys(
+            self.relation_N[keys],
+            self.closeness_N[keys],
+            self.nearest_NM[keys],
+            self.root_share_TNM[:, keys],
+        )
 
 
 class CohortScorer:
     """Compares queries with keys, and both with the cohort.
 
-    Shapes: Q queries, N keys, C cohort texts, R relations, D dimensions, F = 4 closenesses; all
+    Shapes: Q queries, N keys, C cohort texts, R relations, D dimensions, F = 6 closenesses; all
     vectors have length 1.
     """
 
@@ -181,7 +233,12 @@ class CohortScorer:
         )
         order_C = np.argsort(relation_C, kind="stable")
         self._starts_R = np.searchsorted(relation_C[order_C], np.arange(len(self._names)))
+        self._ends_R = np.append(self._starts_R[1:], len(order_C))
         self._cohort_CD = np.ascontiguousarray(cohort_CD[order_C])
+        if len(self._names):
+            mean_RD = np.add.reduceat(self._cohort_CD, self._starts_R, axis=0)
+            length_R1 = np.linalg.norm(mean_RD, axis=1, keepdims=True)
+            self._mean_RD = mean_RD / np.maximum(length_R1, 1e-12)
         number = {name: place for place, name in enumerate(self._names.tolist())}
         self._family_R: list[list[int]] = [[place] for place in range(len(number))]
         for one, other in cohort.synonyms:
@@ -190,63 +247,99 @@ class CohortScorer:
                 self._family_R[number[other]].append(number[one])
 
     def relation_closeness(self, vectors_QD: Matrix) -> Matrix:
-        """(Q, R): cosine of each vector to the nearest phrasing of each relation."""
+        """(Q, R): cosine of each vector to the nearest phrasing of each of the 128 relations that
+        are nearest by the mean of their phrasings; to that mean for the others."""
         import numpy as np
 
-        if not len(self._names):
+        relations = len(self._names)
+        if not relations:
             return np.empty((len(vectors_QD), 0), dtype=np.float32)
-        found: Matrix = np.maximum.reduceat(vectors_QD @ self._cohort_CD.T, self._starts_R, axis=1)
-        return found
+        found_QR: Matrix = vectors_QD @ self._mean_RD.T
+        looked_at = min(_LOOKED_AT, relations)
+        near_QL = np.sort(np.argpartition(-found_QR, looked_at - 1, axis=1)[:, :looked_at], axis=1)
+        if len(vectors_QD) * looked_at > relations:
+            for first in range(0, len(vectors_QD), _AT_ONCE):
+                part = slice(first, first + _AT_ONCE)
+                every_BR = np.maximum.reduceat(
+                    vectors_QD[part] @ self._cohort_CD.T, self._starts_R, axis=1
+                )
+                near_BL = near_QL[part]
+                exact_BL = np.take_along_axis(every_BR, near_BL, axis=1)
+                np.put_along_axis(found_QR[part], near_BL, exact_BL, axis=1)
+            return found_QR
+        for row, near_L in enumerate(near_QL):
+            size_L = self._ends_R[near_L] - self._starts_R[near_L]
+            start_L = np.append(0, np.cumsum(size_L)[:-1])
+            texts = np.arange(size_L.sum()) + np.repeat(self._starts_R[near_L] - start_L, size_L)
+            cosine_X = self._cohort_CD[texts] @ vectors_QD[row]
+            found_QR[row, near_L] = np.maximum.reduceat(cosine_X, start_L)
+        return found_QR
 
-    def relations_of(self, keys_ND: Matrix) -> tuple[NDArray[np.int64], Matrix]:
-        """(N,) the relation nearest to each key, and (N,) how near; -1 and -1 without a cohort."""
+    def known(self, keys_ND: Matrix) -> KnownKeys:
+        """What the cohort knows of keys."""
         import numpy as np
 
+        profile = min(_PROFILE, len(self._names))
         relation_N = np.full(len(keys_ND), -1, dtype=np.int64)
         closeness_N = np.full(len(keys_ND), NONE_KNOWN, dtype=np.float32)
-        if len(self._names):
-            for first in range(0, len(keys_ND), 512):
-                closeness_BR = self.relation_closeness(keys_ND[first : first + 512])
-                relation_N[first : first + 512] = closeness_BR.argmax(axis=1)
-                closeness_N[first : first + 512] = closeness_BR.max(axis=1)
-        return relation_N, closeness_N
-
-    def name(self, relation: int) -> str | None:
-        """The relation's name; None for -1."""
-        return str(self._names[relation]) if relation >= 0 else None
+        nearest_NM = np.empty((len(keys_ND), profile), dtype=np.int64)
+        root_share_TNM = np.empty((len(TEMPERATURES), len(keys_ND), profile), dtype=np.float32)
+        for first in range(0, len(keys_ND) if profile else 0, _AT_ONCE):
+            part = slice(first, first + _AT_ONCE)
+            closeness_BR = self.relation_closeness(keys_ND[part])
+            relation_N[part] = closeness_BR.argmax(axis=1)
+            closeness_N[part] = closeness_BR.max(axis=1)
+            nearest_NM[part] = np.argpartition(-closeness_BR, profile - 1, axis=1)[:, :profile]
+            for number, temperature in enumerate(TEMPERATURES):
+                root_share_BR = _root_shares(closeness_BR, temperature)
+                root_share_TNM[number, part] = np.take_along_axis(
+                    root_share_BR, nearest_NM[part], axis=1
+                )
+        return KnownKeys(relation_N, closeness_N, nearest_NM, root_share_TNM)
 
     def compare(
-        self,
-        query_D: Matrix,
-        closeness_R: Matrix,
-        keys_ND: Matrix,
-        relation_N: NDArray[Any],
-        known_N: Matrix,
+        self, query_D: Matrix, closeness_R: Matrix, keys_ND: Matrix, known: KnownKeys
     ) -> Matrix:
-        """(N, F) the four closenesses of one query and N keys.
+        """(N, F) the closenesses of one query and N keys: four cosines and an overlap for each
+        temperature.
 
         Parameters
         ----------
         closeness_R:
             The query's row of :meth:`relation_closeness`.
-        relation_N, known_N:
-            Of the keys, from :meth:`relations_of`.
+        known:
+            Of the keys.
         """
         import numpy as np
 
         found_NF = np.empty((len(keys_ND), CLOSENESSES), dtype=np.float32)
         found_NF[:, 0] = keys_ND @ query_D
-        found_NF[:, 3] = known_N
+        found_NF[:, 3] = known.closeness_N
         if not len(self._names):
             found_NF[:, 1:3] = NONE_KNOWN, 0
+            found_NF[:, 4:] = 0
             return found_NF
-        for relation in np.unique(relation_N).tolist():
-            of_key_N = relation_N == relation
+        for relation in np.unique(known.relation_N).tolist():
+            of_key_N = known.relation_N == relation
             family = self._family_R[relation]
             others_R = np.delete(closeness_R, family)
             found_NF[of_key_N, 1] = closeness_R[family].max()
             found_NF[of_key_N, 2] = max(float(others_R.max()) if len(others_R) else 0.0, 0.0)
+        for number, temperature in enumerate(TEMPERATURES):
+            root_share_R = _root_shares(closeness_R[None], temperature)[0]
+            overlap_NM = root_share_R[known.nearest_NM] * known.root_share_TNM[number]
+            found_NF[:, 4 + number] = overlap_NM.sum(axis=1)
         return found_NF
+
+
+def _root_shares(closeness_QR: Matrix, temperature: float) -> Matrix:
+    """Square roots of a softmax over relations."""
+    import numpy as np
+
+    highest_Q1 = closeness_QR.max(axis=1, keepdims=True)
+    weight_QR = np.exp((closeness_QR - highest_Q1) / np.float32(temperature))
+    shares_QR: Matrix = np.sqrt(weight_QR / weight_QR.sum(axis=1, keepdims=True))
+    return shares_QR
 
 
 def relation_of(edit: Edit) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,9 @@ OPSET = 18
 _OUTPUT = "sentence_vector"  # `embedding` would stand twice in the graph
 _PARITY_EDITS = 200
 _PARITY_COHORT = 1500
-_QUANTIZED = ("MatMul", "Gemm", "Gather")
+_INT8_BLOCK = 32
+_INT8_PRODUCTS = 4  # ONNX Runtime's accuracy_level of products in int8
+_LARGE_TABLE = 1024  # rows from which a table is quantized
 
 
 class ParityFailed(SeracError):
@@ -58,31 +61,29 @@ def export_encoder(
     torch_encoder = TorchEncoder.load(model_dir)
     texts = _parity_texts(Path(training_set) / "calibrate.jsonl", torch_encoder.cohort.texts)
     variants = list(dict.fromkeys(("fp32", *config.variants)))
+    convert = {"int8": _quantize, "fp16": _halve}
     with folder_aside(out) as folder:
         _write_tokenizer(torch_encoder.model, folder)
         graph = folder / GRAPH_FILES["fp32"]
         _say("fp32: exporting")
         _export_fp32(torch_encoder.model, graph)
-        expected_ND = torch_encoder.encode(texts)
+        for variant in variants[1:]:
+            _say(f"{variant}: converting")
+            convert[variant](graph, folder / GRAPH_FILES[variant])
         cohort = torch_encoder.cohort
+        _say(f"cohort: encoding {len(cohort.texts)} texts")
         vectors_CD = OnnxEncoder.load(folder, "fp32", config.provider).encode(cohort.texts)
         cohort = cohort.with_synonyms(vectors_CD)
-        cohort.save(folder)
-        _say(f"cohort: {len(cohort.texts)} texts, {len(cohort.synonyms)} pairs of synonyms")
+        cohort.save(folder, vectors_CD)
+        _say(f"cohort: {len(cohort.synonyms)} pairs of synonyms")
+        expected_ND = torch_encoder.encode(texts)
         parity: dict[str, dict[str, float]] = {}
         digests: dict[str, str] = {}
         for variant in variants:
-            if variant == "int8":
-                _quantize(graph, folder / GRAPH_FILES["int8"])
-            elif variant == "fp16":
-                _halve(graph, folder / GRAPH_FILES["fp16"])
             provider = "cuda" if variant == "fp16" else config.provider
             encoder = OnnxEncoder.load(folder, variant, provider)
             parity[variant] = _compare(expected_ND, encoder.encode(texts))
             digests[variant] = encoder.digest
-            encoder.save_cohort(
-                folder, vectors_CD if variant == "fp32" else encoder.encode(cohort.texts)
-            )
             _say(f"{variant}: {parity[variant]}")
         if parity["fp32"]["max_abs_diff"] > PARITY_BOUND:
             raise ParityFailed(
@@ -180,20 +181,59 @@ def _export_fp32(model: SentenceTransformer, path: Path) -> None:
 
 
 def _quantize(graph: Path, path: Path) -> None:
-    """Dynamic int8, weights per channel: per tensor, the cosine to fp32 falls to 0.966."""
+    """Weights in int8: those of matrix products in blocks of 32 along the inner dimension, the
+    word embeddings by row. Activations are quantized at run time in the same blocks, so that a
+    text's vector doesn't depend on its batch.
+
+    ONNX Runtime's dynamic quantization (one scale a tensor of activations) came to a mean cosine
+    of 0.996 with fp32; this comes to 0.9998.
+    """
     import logging
 
-    from onnxruntime.quantization import QuantType, quantize_dynamic
+    import onnx
+    from onnxruntime.quantization import matmul_nbits_quantizer
 
-    logging.getLogger().setLevel(logging.ERROR)
-    quantize_dynamic(
-        str(graph),
-        str(path),
-        op_types_to_quantize=list(_QUANTIZED),
-        per_channel=True,
-        weight_type=QuantType.QInt8,
-        extra_options={"DefaultTensorType": 1},
+    logging.getLogger(matmul_nbits_quantizer.__name__).setLevel(logging.CRITICAL)
+    model = onnx.load(graph)
+    _quantize_embeddings(model.graph)
+    quantizer = matmul_nbits_quantizer.MatMulNBitsQuantizer(
+        model, bits=8, block_size=_INT8_BLOCK, is_symmetric=True, accuracy_level=_INT8_PRODUCTS
     )
+    quantizer.process()
+    quantizer.model.save_model_to_file(str(path), False)
+
+
+def _quantize_embeddings(graph: Any) -> None:
+    """Put int8 rows, each with a scale, in the place of large tables that are only looked up."""
+    import numpy as np
+    from onnx import TensorProto, helper, numpy_helper
+
+    uses = Counter(name for node in graph.node for name in node.input)
+    tables = {
+        table.name: table
+        for table in graph.initializer
+        if len(table.dims) == 2 and table.dims[0] >= _LARGE_TABLE and uses[table.name] == 1
+    }
+    nodes: list[Any] = []
+    for node in graph.node:
+        table = tables.get(node.input[0]) if node.op_type == "Gather" else None
+        if table is None:
+            nodes.append(node)
+            continue
+        name, rows_VD = table.name, numpy_helper.to_array(table)
+        scale_V1 = np.maximum(np.abs(rows_VD).max(axis=1, keepdims=True), 1e-12) / 127
+        table.CopyFrom(numpy_helper.from_array(np.round(rows_VD / scale_V1).astype(np.int8), name))
+        scale = numpy_helper.from_array(scale_V1.astype(np.float32), f"{name}.scale")
+        graph.initializer.append(scale)
+        rows, wide, scales = (f"{name}.{part}" for part in ("rows", "wide", "scales"))
+        nodes += [
+            helper.make_node("Gather", [name, node.input[1]], [rows]),
+            helper.make_node("Gather", [f"{name}.scale", node.input[1]], [scales]),
+            helper.make_node("Cast", [rows], [wide], to=TensorProto.FLOAT),
+            helper.make_node("Mul", [wide, scales], list(node.output)),
+        ]
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def _halve(graph: Path, path: Path) -> None:

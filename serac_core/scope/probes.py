@@ -80,6 +80,8 @@ class Probing:
     ----------
     whole_texts:
         Forget the subjects: whole texts are compared, and scores are cosines.
+    asked_at_most:
+        Put only so many of the questions, spread over all; the memory holds every edit.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class Probing:
         traffic: Sequence[str] = (),
         *,
         whole_texts: bool = False,
+        asked_at_most: int | None = None,
     ) -> None:
         if whole_texts:
             edits = [edit.model_copy(update={"subject": None}) for edit in edits]
@@ -100,6 +103,8 @@ class Probing:
             asked += [(query, "rephrase", edit.id) for query in edit.rephrase_prompts]
             asked += [(probe.prompt, probe.kind, None) for probe in edit.locality]
         asked += [(query, "traffic", None) for query in traffic]
+        if asked_at_most is not None:
+            asked = asked[:: -(-len(asked) // asked_at_most) or 1]
         self._asked = asked
         self._by_subject = [bool(entry.subject) for entry in memory.entries]
         self._candidates = router.candidates([query for query, _, _ in asked])

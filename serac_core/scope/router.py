@@ -67,6 +67,9 @@ class Candidate:
     known:
         Cosine of the edit to the nearest phrasing of its relation; -1 where whole texts are
         compared.
+    overlap, wide_overlap:
+        How alike query and edit are in which relations they are near to, from 0 to 1; 0 where
+        whole texts are compared.
     """
 
     edit_id: str
@@ -77,12 +80,21 @@ class Candidate:
     relation_closeness: float
     competition: float
     known: float
+    overlap: float
+    wide_overlap: float
     place: int
 
     @property
-    def closenesses(self) -> tuple[float, float, float, float]:
+    def closenesses(self) -> tuple[float, ...]:
         """As :class:`serac_core.scope.scale.Scale` takes them."""
-        return self.closeness, self.relation_closeness, self.competition, self.known
+        return (
+            self.closeness,
+            self.relation_closeness,
+            self.competition,
+            self.known,
+            self.overlap,
+            self.wide_overlap,
+        )
 
 
 class Router:
@@ -128,7 +140,7 @@ class Router:
         self.scale = scale
         self._whole_text_threshold = whole_text_threshold
         self._scorer = encoder.scorer
-        self._relation_K, self._known_K = self._scorer.relations_of(memory.keys_KD)
+        self._known = self._scorer.known(memory.keys_KD)
 
     @classmethod
     def load(
@@ -210,11 +222,7 @@ class Router:
             self.memory.key_of_entry[list(places)], return_inverse=True
         )  # each key once, so that a tie is exact
         closeness_NF = self._scorer.compare(
-            query_D,
-            closeness_R,
-            self.memory.keys_KD[keys],
-            self._relation_K[keys],
-            self._known_K[keys],
+            query_D, closeness_R, self.memory.keys_KD[keys], self._known.of(keys)
         )
         scores_N = self.scale.score(closeness_NF) if self.scale else unfitted_score(closeness_NF)
         score_N, of_N = scores_N.tolist(), closeness_NF.tolist()
@@ -228,7 +236,7 @@ class Router:
         places_1W, cosines_1W = self.memory.search(query_D[None], k, self.memory.whole_texts)
         return [
             self._candidate(
-                place, text, self._whole_score(cosine), (cosine, NONE_KNOWN, 0.0, NONE_KNOWN)
+                place, text, self._whole_score(cosine), (cosine, NONE_KNOWN, 0.0, NONE_KNOWN, 0, 0)
             )
             for place, cosine in zip(places_1W[0].tolist(), cosines_1W[0].tolist(), strict=True)
         ]
@@ -244,9 +252,19 @@ class Router:
         self, place: int, compared: str, score: float, closenesses: Sequence[float]
     ) -> Candidate:
         entry = self.memory.entries[place]
-        edit, relation, other, known = closenesses
+        edit, relation, other, known, overlap, wide = closenesses
         return Candidate(
-            entry.id, entry.prompt, score, compared, edit, relation, other, known, place
+            entry.id,
+            entry.prompt,
+            score,
+            compared,
+            edit,
+            relation,
+            other,
+            known,
+            overlap,
+            wide,
+            place,
         )
 
     def decide(self, query: str, candidates: Sequence[Candidate]) -> Decision:

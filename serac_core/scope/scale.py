@@ -1,12 +1,13 @@
 """The scale of scores: from how near query and edit are to how likely the edit applies.
 
-Four closenesses are known of a query and an edit that it may fall under (cosines, of texts with
-the subject masked; :mod:`serac_core.scope.cohort`): of the query to the edit, of the query to the
-edit's relation, of the query to the nearest other relation, of the edit to its relation. How much
-each counts depends on the others: an edit of a relation that the cohort knows well is judged by
-that relation, another by its own wording. So their weights are found by logistic regression on
-calibration edits, over the angles arccos(cosine), their squares and products (15 weights): angles,
-because near 1 a cosine hardly moves while the meaning does.
+Six closenesses are known of a query and an edit that it may fall under, of texts with the subject
+masked (:mod:`serac_core.scope.cohort`): four cosines, of the query to the edit, of the query to the
+edit's relation, of the query to the nearest other relation, of the edit to its relation; and two
+overlaps of what both are near to. How much each counts depends on the others: an edit of a relation
+that the cohort knows well is judged by that relation, another by its own wording. So their weights
+are found by logistic regression on calibration edits, over the angles arccos(closeness), their
+squares and products (28 weights): angles, because near 1 a cosine hardly moves while the meaning
+does.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
 
     Matrix = NDArray[np.float32]
 
-CLOSENESSES = 4
-WEIGHTS = 15
-"""One, four angles, their ten squares and products."""
+CLOSENESSES = 6
+WEIGHTS = 28
+"""One, six angles, their 21 squares and products."""
 SAME_TEXT = 0.99999
 """Cosine from which query and edit say the same of the subject, word for word."""
 COMPETITION = 0.7
@@ -49,7 +50,7 @@ class Scale:
         Parameters
         ----------
         closeness_NF:
-            (N, 4) as :meth:`serac_core.scope.cohort.CohortScorer.compare` gives them.
+            (N, 6) as :meth:`serac_core.scope.cohort.CohortScorer.compare` gives them.
         """
         import numpy as np
 
@@ -63,7 +64,7 @@ def unfitted_score(closeness_NF: Matrix) -> Matrix:
     and nearer, less 0.7 x closeness to the nearest other relation; clipped to [-1, 1]."""
     import numpy as np
 
-    edit_N, relation_N, other_N, known_N = closeness_NF.T
+    edit_N, relation_N, other_N, known_N = closeness_NF.T[:4]
     nearest_N = np.where(known_N >= KNOWN_RELATION, np.maximum(edit_N, relation_N), edit_N)
     score_N: Matrix = np.clip(nearest_N - COMPETITION * other_N, -1, 1).astype(np.float32)
     return score_N
@@ -76,7 +77,7 @@ def fit_scale(closeness_NF: Matrix, applies_N: NDArray[np.bool_]) -> Scale | Non
     Parameters
     ----------
     closeness_NF:
-        (N, 4), a row a pair of query and edit.
+        (N, 6), a row a pair of query and edit.
     applies_N:
         Whether the query falls under the edit.
     """
@@ -99,7 +100,7 @@ def fit_scale(closeness_NF: Matrix, applies_N: NDArray[np.bool_]) -> Scale | Non
 
 
 def _terms(closeness_NF: Matrix) -> NDArray[np.float64]:
-    """(N, 15): one, the angles, their squares and products."""
+    """(N, 28): one, the angles, their squares and products."""
     import numpy as np
 
     angle_NF = np.arccos(np.clip(closeness_NF.astype(np.float64), -1, 1))

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serac_core.errors import SeracError
-from serac_core.scope.cohort import COHORT_FILE, Cohort, CohortScorer
+from serac_core.scope.cohort import COHORT_FILE, COHORT_VECTORS, Cohort, CohortScorer
 from serac_core.scope.encoder import MAX_TOKENS, encodable
 
 if TYPE_CHECKING:
@@ -62,8 +62,8 @@ class OnnxEncoder:
     provider:
         cpu or cuda: what really runs.
     digest:
-        SHA-256 over graph, tokenizer and cohort; vectors and scores of two digests are not
-        comparable.
+        SHA-256 over graph, tokenizer, cohort and its vectors; vectors and scores of two digests
+        are not comparable.
     cohort:
         What scores are taken relative to; empty if none was exported.
     """
@@ -105,7 +105,8 @@ class OnnxEncoder:
         ----------
         folder:
             Holds the graph (`encoder.onnx`, `encoder_int8.onnx`, `encoder_fp16.onnx`; one
-            file, no external data), `tokenizer.json` and, optionally, `cohort.json`.
+            file, no external data), `tokenizer.json` and, optionally, `cohort.json` and
+            `cohort.npy`.
         provider:
             cpu or cuda. What is asked for is what runs: there is no fallback.
         threads:
@@ -128,8 +129,8 @@ class OnnxEncoder:
                 f"{folder / TOKENIZER_FILE}: not a tokenizer: {error}",
                 remedy="`serac export` writes it",
             ) from error
-        cohort_file = folder / COHORT_FILE
-        parts = [graph, tokenizer_text, *([_read(cohort_file)] if cohort_file.exists() else [])]
+        cohort_files = [folder / name for name in (COHORT_FILE, COHORT_VECTORS)]
+        parts = [graph, tokenizer_text, *(_read(path) for path in cohort_files if path.exists())]
         digests = [hashlib.sha256(part).hexdigest() for part in parts]
         encoder = cls(
             session,
@@ -145,33 +146,24 @@ class OnnxEncoder:
 
     @cached_property
     def scorer(self) -> CohortScorer:
-        """Scores relative to the cohort; its vectors are read where :meth:`save_cohort` left
-        them in the export folder, else encoded at the first use (a millisecond or two a text)."""
-        path = self._folder / self._cohort_file
+        """Scores relative to the cohort; its vectors are read from the export folder, else
+        encoded at the first use (a millisecond or two a text)."""
+        path = self._folder / COHORT_VECTORS
         if path.is_file():
             vectors_CD = np.load(path, allow_pickle=False)
-            if vectors_CD.dtype == np.float32 and len(vectors_CD) == len(self.cohort.texts):
-                return CohortScorer(self.cohort, vectors_CD)
+            if vectors_CD.ndim == 2 and len(vectors_CD) == len(self.cohort.texts):
+                return CohortScorer(self.cohort, vectors_CD.astype(np.float32))
             raise UnusableEncoder(
                 f"{path}: {vectors_CD.dtype} {vectors_CD.shape} for {len(self.cohort.texts)} texts",
                 remedy="export the encoder again with `serac export`",
             )
         return CohortScorer(self.cohort, self.encode(self.cohort.texts))
 
-    def save_cohort(self, folder: str | Path, vectors_CD: NDArray[np.float32]) -> None:
-        """Keep the cohort's vectors beside the graph, under the encoder's digest."""
-        np.save(Path(folder) / self._cohort_file, vectors_CD, allow_pickle=False)
-
-    @property
-    def _cohort_file(self) -> str:
-        return f"cohort_{self.variant}_{self.digest[:12]}.npy"
-
     def encode(self, texts: Sequence[str], batch_size: int = 64) -> NDArray[np.float32]:
         """Encode texts into vectors of length 1.
 
         Texts of like length share a batch. A vector does not depend on the other texts of the
-        call but for rounding (about 1e-7). The int8 graph scales its activations over a whole
-        batch, so that texts would move each other's vectors: it takes one text at a time.
+        call but for rounding (about 1e-7).
 
         Parameters
         ----------
@@ -193,10 +185,9 @@ class OnnxEncoder:
         found = self._tokenizer.encode_batch([encodable(text) for text in texts])
         token_ids = [encoding.ids for encoding in found]
         order = sorted(range(len(texts)), key=lambda place: len(token_ids[place]))
-        step = 1 if self.variant == "int8" else batch_size
         parts = [
-            self._run([token_ids[place] for place in order[first : first + step]])
-            for first in range(0, len(order), step)
+            self._run([token_ids[place] for place in order[first : first + batch_size]])
+            for first in range(0, len(order), batch_size)
         ]
         vectors_ND = np.empty((len(texts), parts[0].shape[1]), dtype=np.float32)
         vectors_ND[order] = np.concatenate(parts)

@@ -35,13 +35,14 @@ from serac_core.scope.cohort import Cohort
 from serac_core.scope.encoder import MAX_TOKENS, TorchEncoder, encodable
 from serac_core.scope.loading import encoder_path, file_sha256, load_encoder
 from serac_core.scope.probes import Probing, balanced_threshold, read_traffic
+from serac_core.scope.start import apply_start, start_sha256
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 _FORMAT = 3  # of batches and loss; part of the key of the checkpoints
 _SAMPLE = 100  # edits of a fold that are measured while training
-_COHORT_EACH = 3  # phrasings of a relation that they are measured against
+_COHORT_EACH = 2  # phrasings of a relation that they are measured against
 _CHUNK = 64  # texts of like length in one pass
 
 
@@ -59,6 +60,7 @@ def train(
     out: str | Path,
     config: ScopeConfig,
     *,
+    start: str = "",
     seed: int = 17,
     cache_dir: str | Path = ".serac/cache",
 ) -> dict[str, float]:
@@ -71,6 +73,8 @@ def train(
     ----------
     encoder:
         As in `models.encoder`: the packaged one, a folder or a hub id.
+    start:
+        As in `models.scope_start`: changes of the encoder's weights to begin with.
     out:
         Folder: a sentence-transformers model, `cohort.json`, `log.jsonl`. Complete or absent.
 
@@ -81,7 +85,8 @@ def train(
 
     Raises
     ------
-    UnreadableEdits, EncoderNotFound, AlteredEncoder, EmptyScopeTraining, NonFiniteLoss
+    UnreadableEdits, EncoderNotFound, AlteredEncoder, UnusableStart, EmptyScopeTraining,
+    NonFiniteLoss
     """
     import torch
 
@@ -89,10 +94,14 @@ def train(
     folds = {name: _read_fold(training_set / f"{name}.jsonl") for name in ("train", "val")}
     traffic = read_traffic(training_set / "traffic.jsonl", "train")
     model = load_encoder(encoder)
+    if start:
+        apply_start(model, start)
     _attend_plainly(model)
-    folder = Path(cache_dir) / f"scope-{_content_key(training_set, encoder, config, seed)}"
+    key = _content_key(training_set, encoder, start, config, seed)
+    folder = Path(cache_dir) / f"scope-{key}"
     log = TrainingLog(folder / "log.jsonl", config.max_steps)
-    _say(f"scope classifier from {encoder}; checkpoints and log in {folder}")
+    begun = f"{encoder} and {start}" if start else encoder
+    _say(f"scope classifier from {begun}; checkpoints and log in {folder}")
 
     torch.manual_seed(seed)
     maker = BatchMaker(folds["train"], traffic, config.batch_size, seed)
@@ -266,7 +275,9 @@ def _figures(
     return figures
 
 
-def _content_key(training_set: Path, encoder: str, config: ScopeConfig, seed: int) -> str:
+def _content_key(
+    training_set: Path, encoder: str, start: str, config: ScopeConfig, seed: int
+) -> str:
     """Changes with anything that the weights depend on."""
     source = Path(encoder_path(encoder))
     weights = sorted(source.rglob("*.safetensors")) if source.is_dir() else []
@@ -275,6 +286,7 @@ def _content_key(training_set: Path, encoder: str, config: ScopeConfig, seed: in
         "config": config.model_dump(exclude={"checkpoint_every"}),
         "seed": seed,
         "encoder": [file_sha256(path) for path in weights] or encoder,
+        "start": start_sha256(start) if start else "",
         "data": [
             file_sha256(training_set / name)
             for name in ("train.jsonl", "val.jsonl", "traffic.jsonl")

@@ -65,6 +65,7 @@ def make_project(folder: Path) -> Path:
         "data/edits.jsonl": edit_line("e-1", "Paris") + edit_line("e-2", "Rome"),
         "data/world/facts.json": '{"capital": "Paris"}',
         "data/demo_model/weights": "base",
+        "data/scope_start/weights": "start",
         "pretrain/params.yaml": "steps: 1\n",
         "notes.txt": "notes\n",
         ".gitignore": "data/live\ndata/training\nbuild\nrelease\n.serac\n",

@@ -48,7 +48,7 @@ def main(stage: str) -> int:
             beat.write_text(f"{os.getpid()} {step} {time.time()}")
             print(f"step {step + 1}/{params['scope']['max_steps']}", flush=True)
             time.sleep(0.05)
-        write("build/scope/model/weights", digest("data/training"))
+        write("build/scope/model/weights", digest("data/training", "data/scope_start"))
     if stage == "train-counterfactual":
         write("build/counterfactual/weights", digest("data/training", "data/demo_model"))
     if stage == "export":

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
-from serac_core.config import ExportConfig, ScopeConfig
+from serac_core.config import ExportConfig, Params, ScopeConfig
 from serac_core.edits.jsonl import write_edits
 from serac_core.edits.record import Edit
-from serac_core.scope import training
+from serac_core.scope import export, training
 from serac_core.scope.batches import BatchMaker
 from serac_core.scope.calibration import calibrate, upper_bound
 from serac_core.scope.cohort import CohortScorer
@@ -25,8 +27,10 @@ from serac_core.scope.loading import (
     encoder_path,
     load_encoder,
 )
+from serac_core.scope.pretraining import pretrain_scope
 from serac_core.scope.probes import Outcome, Probed, balanced_threshold
 from serac_core.scope.session import OnnxEncoder
+from serac_core.scope.start import UnusableStart, apply_start, save_start
 
 PLACES = ("france", "norway", "peru", "chad", "cuba", "iran", "mali", "oman")
 ASKED = {
@@ -210,27 +214,114 @@ def test_near_misses_by_words_are_of_another_relation_of_the_type() -> None:
     assert near == {"the code of X is"}
 
 
+@pytest.fixture(scope="module")
+def start(encoder: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("start") / "start"
+    before, after = load_encoder(str(encoder)), load_encoder(str(trained))
+    assert save_start(out, before, after, 32, trained / "log.jsonl") == pytest.approx(1)
+    return out
+
+
+def test_a_start_gives_back_what_training_changed(
+    encoder: Path, trained: Path, start: Path, tmp_path: Path
+) -> None:
+    begun, after = load_encoder(str(encoder)), load_encoder(str(trained))
+    before = load_encoder(str(encoder)).state_dict()
+    apply_start(begun, start)
+    for name, value in begun.state_dict().items():
+        expected = after.state_dict()[name].numpy()
+        size = np.abs(expected - before[name].numpy()).max()
+        np.testing.assert_allclose(value.numpy(), expected, atol=2e-3 * size + 1e-9)
+    assert (start / "log.jsonl").read_text() == (trained / "log.jsonl").read_text()
+    kept = save_start(tmp_path / "thin", load_encoder(str(encoder)), after, 1, start / "log.jsonl")
+    assert 0.05 < kept < 0.99
+
+
+def test_training_goes_on_from_a_start(
+    encoder: Path, training_set: Path, trained: Path, start: Path, tmp_path: Path
+) -> None:
+    still = CONFIG.model_copy(update={"max_steps": 1, "learning_rate": 1e-9})
+    cache = tmp_path / "cache"
+    for name, begin in (("plain", ""), ("begun", str(start))):
+        training.train(
+            training_set, str(encoder), tmp_path / name, still, start=begin, cache_dir=cache
+        )
+    texts = ["the capital of peru is", "what money do people use in mali ?"]
+    plain, begun, after = (
+        TorchEncoder.load(folder).encode(texts)
+        for folder in (tmp_path / "plain", tmp_path / "begun", trained)
+    )
+    assert np.abs(begun - after).max() < 0.1 * np.abs(plain - after).max()
+    assert len(list(cache.glob("scope-*"))) == 2
+
+
+@pytest.mark.parametrize("spoil", ["missing", "damaged", "foreign"])
+def test_a_start_that_does_not_fit_is_refused(
+    spoil: str, encoder: Path, trained: Path, start: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "start"
+    model = load_encoder(str(trained if spoil == "foreign" else encoder))
+    if spoil != "missing":
+        shutil.copytree(start, folder)
+    if spoil == "damaged":
+        (folder / "changes.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(UnusableStart, match=r"models\.scope_start") as caught:
+        apply_start(model, folder)
+    assert "models.scope_start" in caught.value.remedy
+
+
+def test_the_frozen_stage_makes_a_start(encoder: Path, tmp_path: Path) -> None:
+    params = Params.model_validate(
+        {
+            "models": {"encoder": str(encoder)},
+            "training_set": {"train_edits": 60, "asked_edits": 60, "val_edits": 20},
+            "scope_start": {"max_steps": 2, "batch_size": 12, "frozen_layers": 1, "rank": 4},
+        }
+    )
+    world = Path(__file__).parents[3] / "data" / "world"
+    figures = pretrain_scope(world, tmp_path / "start", params, cache_dir=tmp_path / "cache")
+    assert {"edit/acc_train", "acc/post_val", "kept"} <= figures.keys()
+    apply_start(load_encoder(str(encoder)), tmp_path / "start")
+    assert len((tmp_path / "start" / "log.jsonl").read_text().splitlines()) == 2
+
+
 def test_the_graph_gives_the_vectors_of_pytorch(exported: Path, trained: Path) -> None:
     report = json.loads((exported / "export.json").read_text())
     assert report["parity"]["fp32"]["max_abs_diff"] <= 1e-4
-    assert report["parity"]["int8"]["cosine_mean"] > 0.9
+    assert report["parity"]["int8"]["cosine_min"] > 0.999
     texts = ["the capital of peru is", "x", "what money do people use in mali ? " * 40]
     found = OnnxEncoder.load(exported).encode(texts)
     assert np.abs(found - TorchEncoder.load(trained).encode(texts)).max() <= 1e-4
     assert np.allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
 
 
+def test_int8_vectors_do_not_depend_on_their_batch(
+    trained: Path, training_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "_LARGE_TABLE", 8)  # the tiny vocabulary counts as large
+    export_encoder(trained, training_set, tmp_path / "onnx", ExportConfig(variants=("int8",)))
+    encoder = OnnxEncoder.load(tmp_path / "onnx", "int8")
+    texts = ["x", "the capital of peru is", "what money do people use in mali ?"]
+    alone = np.concatenate([encoder.encode([text]) for text in texts])
+    np.testing.assert_allclose(encoder.encode(texts), alone, atol=1e-6)
+    exact = OnnxEncoder.load(tmp_path / "onnx").encode(texts)
+    assert (exact * alone).sum(axis=1).min() > 0.999
+    tables = {
+        t.name: t for t in onnx.load(tmp_path / "onnx" / "encoder_int8.onnx").graph.initializer
+    }
+    (words,) = (name for name in tables if name.endswith("word_embeddings.weight"))
+    assert tables[words].data_type == onnx.TensorProto.INT8
+
+
 def test_an_export_keeps_the_vectors_of_its_cohort(
     exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    expected = OnnxEncoder.load(exported).encode(OnnxEncoder.load(exported).cohort.texts)
+    fresh = CohortScorer(OnnxEncoder.load(exported).cohort, expected).relation_closeness(expected)
+    monkeypatch.setattr(OnnxEncoder, "encode", None)  # loading a scorer needs no encoder pass
     for variant in ("fp32", "int8"):
-        encoder = OnnxEncoder.load(exported, variant)
-        expected = encoder.encode(encoder.cohort.texts)
-        monkeypatch.setattr(OnnxEncoder, "encode", None)  # loading a scorer needs no encoder pass
-        kept = encoder.scorer.relation_closeness(expected)
-        monkeypatch.undo()
-        fresh = CohortScorer(encoder.cohort, expected).relation_closeness(expected)
-        np.testing.assert_array_equal(kept, fresh)
+        kept = OnnxEncoder.load(exported, variant).scorer.relation_closeness(expected)
+        np.testing.assert_allclose(kept, fresh, atol=1e-3)
 
 
 def test_calibration_states_its_rates_and_lists_the_misrouted(
