@@ -67,10 +67,18 @@ class BatchMaker:
     ----------
     batch_size:
         Masked texts a step.
+    evenly:
+        Draw every relation as often as any other; without it, as often as it has edits.
     """
 
     def __init__(
-        self, edits: Sequence[Edit], traffic: Sequence[str], batch_size: int, seed: int
+        self,
+        edits: Sequence[Edit],
+        traffic: Sequence[str],
+        batch_size: int,
+        seed: int,
+        *,
+        evenly: bool = True,
     ) -> None:
         self._traffic = list(traffic)
         self._size = batch_size
@@ -78,6 +86,7 @@ class BatchMaker:
         groups: dict[str, set[str]] = defaultdict(set)
         misses: dict[str, set[str]] = defaultdict(set)
         types: dict[str, str] = {}
+        count: dict[str, int] = defaultdict(int)
         for edit in edits:
             said = [mask_subject(text, edit.subject) for text in _ways(edit)]
             found = [text for text in said if text is not None]
@@ -85,6 +94,7 @@ class BatchMaker:
                 continue
             name = relation_of(edit) or f"={normalize_text(found[0])}"
             groups[name].update(found)
+            count[name] += 1
             types[name] = str((edit.model_extra or {}).get("subject_type", ""))
             for probe in edit.locality:
                 if probe.kind == "same_subject":
@@ -98,6 +108,8 @@ class BatchMaker:
         for name in self._usable:
             self._of_type[types[name]].append(name)
         self._type_of = types
+        self._weights = [1 if evenly else count[name] for name in self._usable]
+        self._weight = dict(zip(self._usable, self._weights, strict=True))
         self._alike = self._like_worded(types)
         self._whole = [edit for edit in edits if edit.rephrase_prompts]
 
@@ -169,15 +181,15 @@ class BatchMaker:
         return alike
 
     def _together(self, rng: Random, count: int) -> list[str]:
-        """So many relations, up to a score of one type at a time; a type as often as it has
-        relations."""
+        """So many relations, up to a score of one type at a time; a type as often as its
+        relations are drawn."""
         chosen: dict[str, None] = {}
         while len(chosen) < count:
-            of_type = self._of_type[self._type_of[rng.choice(self._usable)]]
-            left = [name for name in of_type if name not in chosen]
-            chosen |= dict.fromkeys(
-                rng.sample(left, min(_TOGETHER, len(left), count - len(chosen)))
-            )
+            (drawn,) = rng.choices(self._usable, self._weights)
+            left = [name for name in self._of_type[self._type_of[drawn]] if name not in chosen]
+            # Weighted, without putting back: Efraimidis and Spirakis 2006.
+            left.sort(key=lambda name: rng.random() ** (1 / self._weight[name]), reverse=True)
+            chosen |= dict.fromkeys(left[: min(_TOGETHER, count - len(chosen))])
         return list(chosen)
 
 

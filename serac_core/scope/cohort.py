@@ -7,9 +7,9 @@ masked, four closenesses are given, all cosines; r is the relation whose phrasin
 with those that ask the same of another type of subject (who owns a website, who owns a newspaper):
 
 - of q to k;
-- of q to the nearest phrasing of r;
-- of q to the nearest phrasing of any other relation;
-- of k to the nearest phrasing of r: how well the cohort knows what k asks.
+- of q to the two nearest phrasings of r, in the mean: one alone may be an odd one;
+- of q to the two nearest phrasings of any other relation;
+- of k to the two nearest phrasings of r: how well the cohort knows what k asks.
 
 Beside them, how alike q and k are in what they are near to: each is given shares of the relations,
 a softmax over its closenesses, and the overlap of q's and k's is the sum of sqrt(share x share)
@@ -40,16 +40,17 @@ if TYPE_CHECKING:
 
 COHORT_FILE = "cohort.json"
 COHORT_VECTORS = "cohort.npy"
-SAME_QUESTION = 0.8
+SAME_QUESTION = 0.75
 """Least mean closeness of two relations, of two types of subject, that ask the same."""
 NONE_KNOWN = -1.0
 """Stands for closeness to a relation where the cohort is empty."""
 TEMPERATURES = (0.03, 0.12)
 """Of the softmax over closenesses whose overlap is taken."""
+_NO_TEXT = -2.0  # fills up relations of fewer phrasings
 _PROFILE = 64  # relations nearest to a key over which the overlap is summed
 _LOOKED_AT = 128  # relations, nearest by their mean, all of whose phrasings a text is compared with
 _ASKING = 8  # phrasings of a relation that look for synonyms
-_AT_ONCE = 512  # texts in one product with the whole cohort
+_AT_ONCE = 128  # texts in one product with the whole cohort
 
 
 class UnreadableCohort(SeracError):
@@ -233,9 +234,12 @@ class CohortScorer:
         )
         order_C = np.argsort(relation_C, kind="stable")
         self._starts_R = np.searchsorted(relation_C[order_C], np.arange(len(self._names)))
-        self._ends_R = np.append(self._starts_R[1:], len(order_C))
         self._cohort_CD = np.ascontiguousarray(cohort_CD[order_C])
         if len(self._names):
+            size_R = np.diff(np.append(self._starts_R, len(order_C)))
+            place_P = np.arange(max(2, size_R.max()))
+            self._is_text_RP = place_P < size_R[:, None]
+            self._text_RP = np.where(self._is_text_RP, self._starts_R[:, None] + place_P, 0)
             mean_RD = np.add.reduceat(self._cohort_CD, self._starts_R, axis=0)
             length_R1 = np.linalg.norm(mean_RD, axis=1, keepdims=True)
             self._mean_RD = mean_RD / np.maximum(length_R1, 1e-12)
@@ -247,8 +251,8 @@ class CohortScorer:
                 self._family_R[number[other]].append(number[one])
 
     def relation_closeness(self, vectors_QD: Matrix) -> Matrix:
-        """(Q, R): cosine of each vector to the nearest phrasing of each of the 128 relations that
-        are nearest by the mean of their phrasings; to that mean for the others."""
+        """(Q, R): mean cosine of each vector to the two nearest phrasings of each of the 128
+        relations that are nearest by the mean of their phrasings; to that mean for the others."""
         import numpy as np
 
         relations = len(self._names)
@@ -256,23 +260,23 @@ class CohortScorer:
             return np.empty((len(vectors_QD), 0), dtype=np.float32)
         found_QR: Matrix = vectors_QD @ self._mean_RD.T
         looked_at = min(_LOOKED_AT, relations)
-        near_QL = np.sort(np.argpartition(-found_QR, looked_at - 1, axis=1)[:, :looked_at], axis=1)
+        near_QL = np.argpartition(-found_QR, looked_at - 1, axis=1)[:, :looked_at]
         if len(vectors_QD) * looked_at > relations:
             for first in range(0, len(vectors_QD), _AT_ONCE):
                 part = slice(first, first + _AT_ONCE)
-                every_BR = np.maximum.reduceat(
-                    vectors_QD[part] @ self._cohort_CD.T, self._starts_R, axis=1
-                )
                 near_BL = near_QL[part]
-                exact_BL = np.take_along_axis(every_BR, near_BL, axis=1)
-                np.put_along_axis(found_QR[part], near_BL, exact_BL, axis=1)
+                cosine_BC = vectors_QD[part] @ self._cohort_CD.T
+                row_B11 = np.arange(len(near_BL))[:, None, None]
+                cosine_BLP = cosine_BC[row_B11, self._text_RP[near_BL]]
+                cosine_BLP[~self._is_text_RP[near_BL]] = _NO_TEXT
+                np.put_along_axis(found_QR[part], near_BL, _mean_of_two(cosine_BLP), axis=1)
             return found_QR
         for row, near_L in enumerate(near_QL):
-            size_L = self._ends_R[near_L] - self._starts_R[near_L]
-            start_L = np.append(0, np.cumsum(size_L)[:-1])
-            texts = np.arange(size_L.sum()) + np.repeat(self._starts_R[near_L] - start_L, size_L)
-            cosine_X = self._cohort_CD[texts] @ vectors_QD[row]
-            found_QR[row, near_L] = np.maximum.reduceat(cosine_X, start_L)
+            is_text_LP = self._is_text_RP[near_L]
+            cosine_LP = np.full(is_text_LP.shape, _NO_TEXT, dtype=np.float32)
+            texts = self._text_RP[near_L][is_text_LP]
+            cosine_LP[is_text_LP] = self._cohort_CD[texts] @ vectors_QD[row]
+            found_QR[row, near_L] = _mean_of_two(cosine_LP)
         return found_QR
 
     def known(self, keys_ND: Matrix) -> KnownKeys:
@@ -330,6 +334,16 @@ class CohortScorer:
             overlap_NM = root_share_R[known.nearest_NM] * known.root_share_TNM[number]
             found_NF[:, 4 + number] = overlap_NM.sum(axis=1)
         return found_NF
+
+
+def _mean_of_two(cosine_P: Matrix) -> Matrix:
+    """Mean of the two highest along the last axis; the highest where there is only one."""
+    import numpy as np
+
+    two_P = np.partition(cosine_P, -2, axis=-1)[..., -2:]
+    highest, second = two_P[..., 1], two_P[..., 0]
+    second = np.where(second == _NO_TEXT, highest, second)
+    return np.asarray((highest + second) / 2, dtype=np.float32)
 
 
 def _root_shares(closeness_QR: Matrix, temperature: float) -> Matrix:

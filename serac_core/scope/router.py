@@ -61,12 +61,12 @@ class Candidate:
     closeness:
         Cosine to the edit.
     relation_closeness:
-        Cosine to the nearest phrasing of the edit's relation; -1 where whole texts are compared.
-    competition:
-        Cosine to the nearest phrasing of another relation; 0 where whole texts are compared.
-    known:
-        Cosine of the edit to the nearest phrasing of its relation; -1 where whole texts are
+        Mean cosine to the two nearest phrasings of the edit's relation; -1 where whole texts are
         compared.
+    competition:
+        The same to the nearest other relation; 0 where whole texts are compared.
+    known:
+        The same of the edit to its relation; -1 where whole texts are compared.
     overlap, wide_overlap:
         How alike query and edit are in which relations they are near to, from 0 to 1; 0 where
         whole texts are compared.

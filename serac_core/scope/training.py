@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 _FORMAT = 3  # of batches and loss; part of the key of the checkpoints
-_SAMPLE = 100  # edits of a fold that are measured while training
-_COHORT_EACH = 2  # phrasings of a relation that they are measured against
+_SAMPLE = 60  # edits of a fold that are measured while training
+_COHORT_EACH = 1  # phrasings of a relation that they are measured against
 _CHUNK = 64  # texts of like length in one pass
 
 
@@ -104,7 +104,9 @@ def train(
     _say(f"scope classifier from {begun}; checkpoints and log in {folder}")
 
     torch.manual_seed(seed)
-    maker = BatchMaker(folds["train"], traffic, config.batch_size, seed)
+    maker = BatchMaker(
+        folds["train"], traffic, config.batch_size, seed, evenly=config.relations_evenly
+    )
     cohort = Cohort.from_edits(folds["train"])
     measured = {
         name: Random(seed).sample(edits, min(_SAMPLE, len(edits))) for name, edits in folds.items()
