@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Say = Callable[[str], None]
 
 _FOLDER = "base-answers"
-_CHUNK = 512
+_CHUNK = 1024
 _SEPARATOR = "\x1f"
 
 

@@ -258,26 +258,32 @@ class CohortScorer:
         relations = len(self._names)
         if not relations:
             return np.empty((len(vectors_QD), 0), dtype=np.float32)
-        found_QR: Matrix = vectors_QD @ self._mean_RD.T
         looked_at = min(_LOOKED_AT, relations)
-        near_QL = np.argpartition(-found_QR, looked_at - 1, axis=1)[:, :looked_at]
-        if len(vectors_QD) * looked_at > relations:
-            for first in range(0, len(vectors_QD), _AT_ONCE):
-                part = slice(first, first + _AT_ONCE)
-                near_BL = near_QL[part]
-                cosine_BC = vectors_QD[part] @ self._cohort_CD.T
-                row_B11 = np.arange(len(near_BL))[:, None, None]
-                cosine_BLP = cosine_BC[row_B11, self._text_RP[near_BL]]
-                cosine_BLP[~self._is_text_RP[near_BL]] = _NO_TEXT
-                np.put_along_axis(found_QR[part], near_BL, _mean_of_two(cosine_BLP), axis=1)
-            return found_QR
-        for row, near_L in enumerate(near_QL):
-            is_text_LP = self._is_text_RP[near_L]
-            cosine_LP = np.full(is_text_LP.shape, _NO_TEXT, dtype=np.float32)
-            texts = self._text_RP[near_L][is_text_LP]
-            cosine_LP[is_text_LP] = self._cohort_CD[texts] @ vectors_QD[row]
-            found_QR[row, near_L] = _mean_of_two(cosine_LP)
+        if len(vectors_QD) * looked_at <= relations:
+            return np.stack([self._closeness_of_one(query_D, looked_at) for query_D in vectors_QD])
+        found_QR: Matrix = vectors_QD @ self._mean_RD.T
+        for first in range(0, len(vectors_QD), _AT_ONCE):
+            part = slice(first, first + _AT_ONCE)
+            near_BL = np.argpartition(-found_QR[part], looked_at - 1, axis=1)[:, :looked_at]
+            cosine_BC = vectors_QD[part] @ self._cohort_CD.T
+            row_B11 = np.arange(len(near_BL))[:, None, None]
+            cosine_BLP = cosine_BC[row_B11, self._text_RP[near_BL]]
+            cosine_BLP[~self._is_text_RP[near_BL]] = _NO_TEXT
+            np.put_along_axis(found_QR[part], near_BL, _mean_of_two(cosine_BLP), axis=1)
         return found_QR
+
+    def _closeness_of_one(self, query_D: Matrix, looked_at: int) -> Matrix:
+        """(R,) without BLAS: its threads would wait for those of ONNX Runtime, which spin."""
+        import numpy as np
+
+        found_R: Matrix = np.einsum("rd,d->r", self._mean_RD, query_D)
+        near_L = np.argpartition(-found_R, looked_at - 1)[:looked_at]
+        is_text_LP = self._is_text_RP[near_L]
+        texts = self._text_RP[near_L][is_text_LP]
+        cosine_LP = np.full(is_text_LP.shape, _NO_TEXT, dtype=np.float32)
+        cosine_LP[is_text_LP] = np.einsum("xd,d->x", self._cohort_CD[texts], query_D)
+        found_R[near_L] = _mean_of_two(cosine_LP)
+        return found_R
 
     def known(self, keys_ND: Matrix) -> KnownKeys:
         """What the cohort knows of keys."""
@@ -317,7 +323,7 @@ class CohortScorer:
         import numpy as np
 
         found_NF = np.empty((len(keys_ND), CLOSENESSES), dtype=np.float32)
-        found_NF[:, 0] = keys_ND @ query_D
+        found_NF[:, 0] = np.einsum("nd,d->n", keys_ND, query_D)
         found_NF[:, 3] = known.closeness_N
         if not len(self._names):
             found_NF[:, 1:3] = NONE_KNOWN, 0

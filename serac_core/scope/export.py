@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 OPSET = 18
 _OUTPUT = "sentence_vector"  # `embedding` would stand twice in the graph
-_PARITY_EDITS = 200
-_PARITY_COHORT = 1500
+_PARITY_EDITS = 60
+_PARITY_COHORT = 600
 _INT8_BLOCK = 32
 _INT8_PRODUCTS = 4  # ONNX Runtime's accuracy_level of products in int8
 _LARGE_TABLE = 1024  # rows from which a table is quantized
