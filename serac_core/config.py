@@ -51,7 +51,7 @@ class TrainingSetConfig(_Section):
 
 class ScopeConfig(_Section):
     frozen_layers: int = Field(2, ge=0, description="Lowest encoder layers left as they are.")
-    max_steps: int = Field(110, ge=1, description="Optimizer steps; 300 or more without a start.")
+    max_steps: int = Field(120, ge=1, description="Optimizer steps; 300 or more without a start.")
     batch_size: int = Field(120, ge=2, description="Masked texts a step.")
     relations_evenly: bool = Field(
         False, description="Draw all relations alike; else each as often as it has edits."
@@ -61,7 +61,7 @@ class ScopeConfig(_Section):
     temperature: float = Field(
         0.05, gt=0, description="Softmax temperature of the contrastive loss."
     )
-    checkpoint_every: int = Field(110, ge=1, description="Steps between checkpoints.")
+    checkpoint_every: int = Field(120, ge=1, description="Steps between checkpoints.")
 
 
 class ScopeStartConfig(ScopeConfig):
@@ -98,7 +98,7 @@ class ExportConfig(_Section):
 
 class CalibrationConfig(_Section):
     max_probes_routed: float = Field(
-        0.03, gt=0, le=1, description="Share of the calibration's near misses that may be routed."
+        0.0275, gt=0, le=1, description="Share of the calibration's near misses that may be routed."
     )
     target_false_route: float = Field(
         0.001, gt=0, lt=1, description="Share of out-of-scope queries that may be routed."

@@ -254,8 +254,9 @@ def _make_edits(
 def _make_asked_edits(world: World, fold: Fold, wanted: int, rng: Random) -> list[Edit]:
     """Edits of relations without facts, about the fold's own subjects.
 
-    Every relation gets about as many; prompts are its plain wordings, as people word them, and all
-    others are dealt out as rephrasings. Where there are more relations than edits, some go without.
+    Every relation gets about as many; prompts are its plain wordings, as people word them, and the
+    others are dealt out evenly as rephrasings, in calibration six an edit at most. Where there are
+    more relations than edits, some go without.
     """
     relations = [
         relation

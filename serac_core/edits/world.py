@@ -222,6 +222,12 @@ def _read_asked_relations(file: Path) -> Iterator[AskedRelation]:
                 remedy="give it relation, subject_type and phrasings",
             ) from error
         _check_phrasings(file, relation.phrasings)
+        if len(relation.plain_phrasings) < 3 or len(relation.phrasings) < 4:
+            raise WorldError(
+                f"{file}, line {number}: relation {relation.name!r} has "
+                f"{len(relation.phrasings)} phrasings",
+                remedy="give it two questions, an unfinished sentence and one more at least",
+            )
         yield relation
 
 

@@ -144,8 +144,8 @@ class Cohort:
 
     def with_synonyms(self, cohort_CD: Matrix) -> Cohort:
         """The cohort with the pairs of relations, of two types of subject, whose phrasings are
-        near one another: the cosine of a text to the nearest of the other relation, in the mean
-        over some of both's.
+        near one another: :meth:`CohortScorer.relation_closeness` of one's texts to the other, in
+        the mean over some of both's.
 
         Parameters
         ----------

@@ -212,12 +212,15 @@ def _quantize_embeddings(graph: Any) -> None:
     tables = {
         table.name: table
         for table in graph.initializer
-        if len(table.dims) == 2 and table.dims[0] >= _LARGE_TABLE and uses[table.name] == 1
+        if table.data_type == TensorProto.FLOAT
+        and len(table.dims) == 2
+        and table.dims[0] >= _LARGE_TABLE
+        and uses[table.name] == 1
     }
     nodes: list[Any] = []
     for node in graph.node:
         table = tables.get(node.input[0]) if node.op_type == "Gather" else None
-        if table is None:
+        if table is None or any(part.name == "axis" and part.i != 0 for part in node.attribute):
             nodes.append(node)
             continue
         name, rows_VD = table.name, numpy_helper.to_array(table)

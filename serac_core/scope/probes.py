@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from serac_core.edits.record import Edit
@@ -81,7 +82,8 @@ class Probing:
     whole_texts:
         Forget the subjects: whole texts are compared, and scores are cosines.
     asked_at_most:
-        Put only so many of the questions, spread over all; the memory holds every edit.
+        Put only so many of the edits' questions, drawn at random; the memory holds every edit, and
+        all traffic is put.
     """
 
     def __init__(
@@ -102,9 +104,9 @@ class Probing:
             asked.append((edit.prompt, "prompt", edit.id))
             asked += [(query, "rephrase", edit.id) for query in edit.rephrase_prompts]
             asked += [(probe.prompt, probe.kind, None) for probe in edit.locality]
+        if asked_at_most is not None and asked_at_most < len(asked):
+            asked = Random(len(asked)).sample(asked, asked_at_most)
         asked += [(query, "traffic", None) for query in traffic]
-        if asked_at_most is not None:
-            asked = asked[:: -(-len(asked) // asked_at_most) or 1]
         self._asked = asked
         self._by_subject = [bool(entry.subject) for entry in memory.entries]
         self._candidates = router.candidates([query for query, _, _ in asked])

@@ -147,10 +147,22 @@ class OnnxEncoder:
     @cached_property
     def scorer(self) -> CohortScorer:
         """Scores relative to the cohort; its vectors are read from the export folder, else
-        encoded at the first use (a millisecond or two a text)."""
+        encoded at the first use (a millisecond or two a text).
+
+        Raises
+        ------
+        UnusableEncoder
+            The vectors are damaged, or not those of the cohort.
+        """
         path = self._folder / COHORT_VECTORS
         if path.is_file():
-            vectors_CD = np.load(path, allow_pickle=False)
+            try:
+                vectors_CD = np.load(path, allow_pickle=False)
+            except (OSError, ValueError, EOFError) as error:
+                raise UnusableEncoder(
+                    f"{path}: not readable: {error}",
+                    remedy="export the encoder again with `serac export`",
+                ) from error
             if vectors_CD.ndim == 2 and len(vectors_CD) == len(self.cohort.texts):
                 return CohortScorer(self.cohort, vectors_CD.astype(np.float32))
             raise UnusableEncoder(

@@ -67,25 +67,39 @@ def apply_start(model: SentenceTransformer, folder: str | Path) -> None:
 
     folder = Path(folder)
     try:
-        made_for = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))["encoder_sha256"]
+        about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
+        made_for = about["encoder_sha256"]
         changes = load_file(folder / _CHANGES)
+        if about["schema"] != 1:
+            raise ValueError(f"schema {about['schema']}, known is 1")
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise UnusableStart(
-            f"models.scope_start {str(folder)!r}: not readable: {error}",
-            remedy='make it with `serac train scope-start`, or set models.scope_start to ""',
-        ) from error
+        raise _damaged(folder, str(error)) from error
     if made_for != weights_sha256(model):
         raise UnusableStart(
             f"models.scope_start {str(folder)!r} was made for other weights than models.encoder's",
             remedy='make one with `serac train scope-start`, or set models.scope_start to "" and '
             "scope.max_steps to 300 or more",
         )
-    with torch.no_grad():
-        for name, parameter in _parameters(model).items():
-            if f"{name}.change" in changes:
-                parameter += changes[f"{name}.change"].float()
-            elif f"{name}.out" in changes:
-                parameter += changes[f"{name}.out"].float() @ changes[f"{name}.in"].float()
+    try:
+        with torch.no_grad():
+            for name, parameter in _parameters(model).items():
+                if f"{name}.change" in changes:
+                    parameter += changes.pop(f"{name}.change").float()
+                elif f"{name}.out" in changes:
+                    parameter += (
+                        changes.pop(f"{name}.out").float() @ changes.pop(f"{name}.in").float()
+                    )
+    except (KeyError, RuntimeError) as error:
+        raise _damaged(folder, str(error)) from error
+    if changes:
+        raise _damaged(folder, f"{min(changes)} belongs to no parameter of the encoder")
+
+
+def _damaged(folder: Path, why: str) -> UnusableStart:
+    return UnusableStart(
+        f"models.scope_start {str(folder)!r}: not readable: {why}",
+        remedy='make it with `serac train scope-start`, or set models.scope_start to ""',
+    )
 
 
 def start_sha256(folder: str | Path) -> str:
@@ -96,10 +110,12 @@ def start_sha256(folder: str | Path) -> str:
 
 def weights_sha256(model: SentenceTransformer) -> str:
     """Over names and values of the encoder's parameters."""
+    import torch
+
     digest = hashlib.sha256()
     for name, parameter in sorted(_parameters(model).items()):
         digest.update(name.encode())
-        digest.update(parameter.detach().cpu().contiguous().numpy().tobytes())
+        digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

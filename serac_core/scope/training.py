@@ -131,7 +131,7 @@ def train(
         if not math.isfinite(loss.item()):
             raise NonFiniteLoss(
                 f"step {step + 1}: the loss is {loss.item()}",
-                remedy="lower scope.learning_rate in params.yaml",
+                remedy="lower the learning_rate of its section in params.yaml",
             )
         optimizer.zero_grad()
         loss.backward()
@@ -285,7 +285,7 @@ def _content_key(
     weights = sorted(source.rglob("*.safetensors")) if source.is_dir() else []
     parts = {
         "format": _FORMAT,
-        "config": config.model_dump(exclude={"checkpoint_every"}),
+        "config": config.model_dump(exclude={"checkpoint_every", "rank"}),
         "seed": seed,
         "encoder": [file_sha256(path) for path in weights] or encoder,
         "start": start_sha256(start) if start else "",

@@ -6,6 +6,7 @@ import json
 import re
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -259,14 +260,36 @@ def test_a_relation_whose_subjects_nobody_names_is_refused(tmp_path: Path) -> No
     (tmp_path / "capital.json").write_bytes((WORLD / "capital.json").read_bytes())
     (tmp_path / "traffic.txt").write_text("How are you?\n")
     (tmp_path / "phrasings").mkdir()
-    asked = {
+    asked: dict[str, Any] = {
         "relation": "comet_period",
         "subject_type": "comet",
-        "phrasings": ["How often does {subject} return?", "{subject} returns every"],
+        "phrasings": [
+            "How often does {subject} return?",
+            "How long does {subject} take for a round?",
+            "{subject} returns every",
+        ],
     }
-    (tmp_path / "phrasings" / "comet.jsonl").write_text(json.dumps(asked) + "\n")
+    comets = tmp_path / "phrasings" / "comet.jsonl"
+    comets.write_text(json.dumps(asked) + "\n")
+    with pytest.raises(WorldError, match="line 1: relation 'comet_period' has 3 phrasings"):
+        load_world(tmp_path)
+    asked["phrasings"].append("{subject} comes round again after")
+    comets.write_text(json.dumps(asked) + "\n")
     with pytest.raises(WorldError, match="'comet', of which no subject is named"):
         load_world(tmp_path)
     (tmp_path / "subjects").mkdir()
     (tmp_path / "subjects" / "comet.txt").write_text("Halley's Comet\n\nEncke\n")
     assert load_world(tmp_path).named_subjects == {"comet": ("Halley's Comet", "Encke")}
+
+
+def test_asked_edits_are_worded_plainly_and_calibrated_on_six_rephrasings_at_most(
+    world: World, folds: dict[str, list[Edit]]
+) -> None:
+    plain = {relation.name: relation.plain_phrasings for relation in world.asked_relations}
+    for fold in ("train", "calibrate"):
+        asked = [edit for edit in folds[fold] if edit.model_extra["origin"] == "phrasings"]
+        for edit in asked:
+            wordings = [p.format(subject=edit.subject) for p in plain[edit.model_extra["relation"]]]
+            assert edit.prompt in wordings
+        most = max(len(edit.rephrase_prompts) for edit in asked)
+        assert most == 6 if fold == "calibrate" else most > 6

@@ -101,6 +101,9 @@ def test_saved_cohort_vectors_are_read_and_belong_to_the_digest(make_encoder):
     np.save(folder / "cohort.npy", made.encode(["tea"]))
     with pytest.raises(UnusableEncoder, match=r"cohort\.npy: float32 \(1, 24\) for 3 texts"):
         _ = OnnxEncoder.load(folder).scorer
+    (folder / "cohort.npy").write_bytes(b"no array")
+    with pytest.raises(UnusableEncoder, match=r"cohort\.npy: not readable"):
+        _ = OnnxEncoder.load(folder).scorer
 
 
 def test_an_absent_provider_is_an_error_that_names_the_available_ones(make_encoder):

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from safetensors.torch import load_file, save_file
 
 from serac_core.config import ExportConfig, Params, ScopeConfig
-from serac_core.edits.jsonl import write_edits
+from serac_core.edits.jsonl import read_edits, write_edits
 from serac_core.edits.record import Edit
 from serac_core.scope import export, training
 from serac_core.scope.batches import BatchMaker
@@ -28,7 +30,7 @@ from serac_core.scope.loading import (
     load_encoder,
 )
 from serac_core.scope.pretraining import pretrain_scope
-from serac_core.scope.probes import Outcome, Probed, balanced_threshold
+from serac_core.scope.probes import Outcome, Probed, Probing, balanced_threshold
 from serac_core.scope.session import OnnxEncoder
 from serac_core.scope.start import UnusableStart, apply_start, save_start
 
@@ -255,7 +257,7 @@ def test_training_goes_on_from_a_start(
     assert len(list(cache.glob("scope-*"))) == 2
 
 
-@pytest.mark.parametrize("spoil", ["missing", "damaged", "foreign"])
+@pytest.mark.parametrize("spoil", ["missing", "damaged", "foreign", "incomplete", "surplus"])
 def test_a_start_that_does_not_fit_is_refused(
     spoil: str, encoder: Path, trained: Path, start: Path, tmp_path: Path
 ) -> None:
@@ -265,6 +267,11 @@ def test_a_start_that_does_not_fit_is_refused(
         shutil.copytree(start, folder)
     if spoil == "damaged":
         (folder / "changes.safetensors").write_bytes(b"no tensors")
+    if spoil in ("incomplete", "surplus"):
+        changes = load_file(folder / "changes.safetensors")
+        name = min(name for name in changes if name.endswith(".in"))
+        changes["nobody" if spoil == "surplus" else name] = changes.pop(name)[:1].contiguous()
+        save_file(changes, folder / "changes.safetensors")
     with pytest.raises(UnusableStart, match=r"models\.scope_start") as caught:
         apply_start(model, folder)
     assert "models.scope_start" in caught.value.remedy
@@ -293,6 +300,45 @@ def test_the_graph_gives_the_vectors_of_pytorch(exported: Path, trained: Path) -
     found = OnnxEncoder.load(exported).encode(texts)
     assert np.abs(found - TorchEncoder.load(trained).encode(texts)).max() <= 1e-4
     assert np.allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+
+
+def test_a_relation_is_drawn_as_often_as_it_has_edits() -> None:
+    many = [
+        Edit.model_validate(
+            {
+                "prompt": f"the {relation} of {place} is",
+                "target_new": "tea",
+                "subject": place,
+                "rephrase_prompts": [f"what {relation} has {place} ?"],
+                "relation": relation,
+            }
+        )
+        for relation, places in (("capital", PLACES), ("money", PLACES[:1]), ("code", PLACES[:1]))
+        for place in places
+    ]
+    drawn = {
+        evenly: Counter(" ".join(maker.batch(step).masked).split()[1] for step in range(300))[
+            "capital"
+        ]
+        for evenly in (True, False)
+        for maker in [BatchMaker(many, [], 2, seed=1, evenly=evenly)]
+    }
+    assert 60 < drawn[True] < 190
+    assert drawn[False] > 200
+
+
+def test_whole_texts_are_asked_for_some_edits_and_all_traffic(
+    exported: Path, training_set: Path
+) -> None:
+    made = read_edits(training_set / "calibrate.jsonl")
+    traffic = ["good morning", "what is the time ?"]
+    encoder = OnnxEncoder.load(exported)
+    some = Probing(encoder, made, traffic, whole_texts=True, asked_at_most=5).outcome().probes
+    assert len(some) == 7
+    assert [probe.query for probe in some if probe.kind == "traffic"] == traffic
+    assert {probe.query for probe in some} < {
+        probe.query for probe in Probing(encoder, made, traffic, whole_texts=True).outcome().probes
+    }
 
 
 def test_int8_vectors_do_not_depend_on_their_batch(
