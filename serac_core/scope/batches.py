@@ -108,8 +108,7 @@ class BatchMaker:
         for name in self._usable:
             self._of_type[types[name]].append(name)
         self._type_of = types
-        self._weights = [1 if evenly else count[name] for name in self._usable]
-        self._weight = dict(zip(self._usable, self._weights, strict=True))
+        self._weight = {name: 1 if evenly else count[name] for name in self._usable}
         self._alike = self._like_worded(types)
         self._whole = [edit for edit in edits if edit.rephrase_prompts]
 
@@ -185,7 +184,7 @@ class BatchMaker:
         relations are drawn."""
         chosen: dict[str, None] = {}
         while len(chosen) < count:
-            (drawn,) = rng.choices(self._usable, self._weights)
+            (drawn,) = rng.choices(self._usable, list(self._weight.values()))
             left = [name for name in self._of_type[self._type_of[drawn]] if name not in chosen]
             # Weighted, without putting back: Efraimidis and Spirakis 2006.
             left.sort(key=lambda name: rng.random() ** (1 / self._weight[name]), reverse=True)

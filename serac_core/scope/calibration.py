@@ -29,7 +29,7 @@ from serac_core.scope.router import NO_MATCH
 from serac_core.scope.session import OnnxEncoder, exported_variants
 
 _CONFIDENCE = 0.95
-_WHOLE_TEXTS_ASKED = 1500
+_WHOLE_TEXTS_ASKED = 1500  # questions; all would take as long as the masked ones
 
 
 def calibrate(

@@ -59,11 +59,7 @@ def train_scope(
         seed=settings.seed,
         cache_dir=cache_dir,
     )
-    if as_json:
-        print(json.dumps(figures, indent=1))
-        return
-    for name, value in figures.items():
-        print(f"{name:<16} {value:.4f}")
+    _print_figures(figures, as_json)
 
 
 def train_scope_start(
@@ -77,11 +73,7 @@ def train_scope_start(
     from serac_core.scope.pretraining import pretrain_scope
 
     figures = pretrain_scope(world, out, load_params(params), cache_dir=cache_dir)
-    if as_json:
-        print(json.dumps(figures, indent=1))
-        return
-    for name, value in figures.items():
-        print(f"{name:<16} {value:.4f}")
+    _print_figures(figures, as_json)
 
 
 def export(
@@ -229,6 +221,14 @@ def explain(
     print(_printable(found.reason))
     for candidate in found.candidates:
         print(_printable(f"{candidate.score:8.4f}  {candidate.edit_id}  {candidate.prompt}"))
+
+
+def _print_figures(figures: dict[str, float], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(figures, indent=1))
+        return
+    for name, value in figures.items():
+        print(f"{name:<16} {value:.4f}")
 
 
 def _queries(path: Path) -> Iterator[str]:

@@ -159,11 +159,10 @@ class Cohort:
         scorer = CohortScorer(self, cohort_CD)
         names, relation_C = np.unique(self.relations, return_inverse=True)
         asking = self._spread(_ASKING)
+        relation_A = relation_C[asking]
         sum_RR = np.zeros((len(names), len(names)))
-        for first in range(0, len(asking), _AT_ONCE):
-            part = asking[first : first + _AT_ONCE]
-            np.add.at(sum_RR, relation_C[part], scorer.relation_closeness(cohort_CD[part]))
-        mean_RR = sum_RR / np.bincount(relation_C[asking])[:, None]
+        np.add.at(sum_RR, relation_A, scorer.relation_closeness(cohort_CD[asking]))
+        mean_RR = sum_RR / np.bincount(relation_A)[:, None]
         type_of = dict(zip(self.relations, self.subject_types, strict=True))
         type_R = np.array([type_of[name] for name in names.tolist()])
         alike_RR = (mean_RR + mean_RR.T) / 2 >= SAME_QUESTION

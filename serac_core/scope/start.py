@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from serac_core.edits.atomic import folder_aside
 from serac_core.errors import SeracError
+from serac_core.scope.loading import file_sha256
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -103,9 +104,8 @@ def _damaged(folder: Path, why: str) -> UnusableStart:
 
 
 def start_sha256(folder: str | Path) -> str:
-    """Of the changes; an empty text where there are none."""
-    path = Path(folder) / _CHANGES
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+    """Of the changes."""
+    return file_sha256(Path(folder) / _CHANGES)
 
 
 def weights_sha256(model: SentenceTransformer) -> str:
