@@ -36,6 +36,7 @@ from serac_core.errors import SeracError
 
 _FORMAT = 2  # of the examples and of the input; part of the key of the checkpoints
 _SAMPLE = 100  # edits, rephrasings and probes of a fold that are measured while training
+_FINAL_SAMPLE = 1000  # edits of a fold that are measured at the end; the evaluation takes all
 
 
 class EmptyTrainingSet(SeracError):
@@ -104,7 +105,7 @@ def train(
         batch_size=config.batch_size,
         seed=seed,
     )
-    samples = {name: Random(seed).sample(e, min(_SAMPLE, len(e))) for name, e in folds.items()}
+    samples = _samples(folds, _SAMPLE, seed)
 
     def measure() -> dict[str, float]:
         return {
@@ -136,7 +137,7 @@ def train(
         parameter.data = parameter.data.to(kept_dtype).float()
     final = {
         figure: value
-        for fold, edits in folds.items()
+        for fold, edits in _samples(folds, _FINAL_SAMPLE, seed).items()
         for figure, value in edit_figures(model, edits, fold, rephrasings=3 * _SAMPLE).items()
     }
     first = next(line for line in log.read() if line["step"] == 0)
@@ -209,12 +210,20 @@ def _read_fold(file: Path) -> list[Edit]:
     return edits
 
 
+def _samples(folds: dict[str, list[Edit]], size: int, seed: int) -> dict[str, list[Edit]]:
+    return {name: Random(seed).sample(e, min(size, len(e))) for name, e in folds.items()}
+
+
 def _check(language_model: LanguageModel, edits: Sequence[Edit]) -> None:
-    """Every edit and probe fits the model and has an answer, before anything is trained."""
-    asked = [(e, q) for e in edits for q in (e.prompt, *e.rephrase_prompts)]
+    """Every edit has an answer and fits the model, asked and stated in its longest wording,
+    before anything is trained."""
+    longest = [max((edit.prompt, *edit.rephrase_prompts), key=len) for edit in edits]
     language_model.encode_pairs(
-        [format_input(edit.prompt, edit.target_new, query) for edit, query in asked],
-        [format_target(edit.target_new) for edit, _ in asked],
+        [
+            format_input(wording, edit.target_new, wording)
+            for edit, wording in zip(edits, longest, strict=True)
+        ],
+        [format_target(edit.target_new) for edit in edits],
     )
 
 

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from serac_core.edits.atomic import write_atomically
+from serac_core.progress import Say, in_chunks
 
 if TYPE_CHECKING:
     from serac_core.base.language_model import LanguageModel, TokenScore
 
-Say = Callable[[str], None]
-
 _FOLDER = "base-answers"
-_CHUNK = 1024
 _SEPARATOR = "\x1f"
 
 
@@ -128,15 +125,3 @@ def model_identity(name_or_path: str, device: str = "cpu") -> str | None:
     except (LocalEntryNotFoundError, ValueError, OSError):
         return None
     return f"{name_or_path}@{commit} {runtime}"
-
-
-def in_chunks(keys: Sequence[str], what: str, say: Say) -> Iterable[list[str]]:
-    """Parts of a long list of work, each announced with its rate and the time left."""
-    started = time.monotonic()
-    for first in range(0, len(keys), _CHUNK):
-        yield list(keys[first : first + _CHUNK])
-        done = min(first + _CHUNK, len(keys))
-        spent = time.monotonic() - started
-        rate = done / spent if spent else 0.0
-        left = f"ETA {(len(keys) - done) / rate:.0f} s" if rate else ""
-        say(f"{what} {done}/{len(keys)}  {rate:.0f}/s  {left}".rstrip())

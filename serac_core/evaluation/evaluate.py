@@ -18,11 +18,12 @@ from serac_core.evaluation.agreement import (
     compare_routing,
     near_threshold,
 )
-from serac_core.evaluation.base_answers import BaseAnswers, Say, model_identity
+from serac_core.evaluation.base_answers import BaseAnswers, model_identity
 from serac_core.evaluation.items import Item, questions_of, read_traffic, write_items
 from serac_core.evaluation.metrics import FoldScores, compute_metrics
 from serac_core.evaluation.plots import write_plots
 from serac_core.evaluation.scoring import Models, score_fold, score_questions
+from serac_core.progress import Say
 
 if TYPE_CHECKING:
     from serac_core.scope import EditMemory, Router
@@ -170,7 +171,9 @@ def _router(encoder: Encoder, memory: EditMemory, found: Thresholds) -> Router:
 def _remembering(encoder: Encoder, edits: Sequence[Edit], found: Thresholds) -> Router:
     """A router whose memory is made of these edits now."""
     from serac_core.scope import EditMemory
+    from serac_core.scope.encoder import RememberingEncoder
 
+    encoder = RememberingEncoder(encoder)
     return _router(encoder, EditMemory.build(edits, encoder, batch_size=64), found)
 
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from serac_core.edits.record import Edit
-from serac_core.evaluation.base_answers import BaseAnswers, Say, in_chunks
+from serac_core.evaluation.base_answers import BaseAnswers
 from serac_core.evaluation.items import Item, Question, same_answer
 from serac_core.evaluation.metrics import FoldScores
+from serac_core.progress import Say, in_chunks
 
 if TYPE_CHECKING:
     from serac_core.base.language_model import LanguageModel, TokenScore

@@ -7,9 +7,10 @@ import shutil
 from pathlib import Path
 
 from serac_core.errors import SeracError
+from serac_core.progress import Say
 from serac_core.release.manifest import InvalidRelease, verify_release
 from serac_core.release.registry import Version
-from serac_core.workspace.commands import Say, dvc_command, git, stream
+from serac_core.workspace.commands import dvc_command, git, stream
 from serac_core.workspace.runs import Run, state_folder
 
 RELEASE_FOLDER = "release"

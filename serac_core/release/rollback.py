@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serac_core.config import load_params
+from serac_core.progress import Say
 from serac_core.release.copies import release_copy
 from serac_core.release.registry import Assignment, assign, publish, read_registry
 from serac_core.workspace.candidate import publish_target, share_cache, take_clone
-from serac_core.workspace.commands import Say
 from serac_core.workspace.runs import Run, find_checkout, start_run
 
 

@@ -160,9 +160,11 @@ class Cohort:
         names, relation_C = np.unique(self.relations, return_inverse=True)
         asking = self._spread(_ASKING)
         relation_A = relation_C[asking]
-        sum_RR = np.zeros((len(names), len(names)))
-        np.add.at(sum_RR, relation_A, scorer.relation_closeness(cohort_CD[asking]))
-        mean_RR = sum_RR / np.bincount(relation_A)[:, None]
+        order_A = np.argsort(relation_A, kind="stable")
+        closeness_AR = scorer.relation_closeness(cohort_CD[asking][order_A])
+        size_R = np.bincount(relation_A)
+        starts_R = np.cumsum(size_R) - size_R
+        mean_RR = np.add.reduceat(closeness_AR, starts_R, dtype=np.float64) / size_R[:, None]
         type_of = dict(zip(self.relations, self.subject_types, strict=True))
         type_R = np.array([type_of[name] for name in names.tolist()])
         alike_RR = (mean_RR + mean_RR.T) / 2 >= SAME_QUESTION

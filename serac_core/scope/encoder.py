@@ -10,21 +10,25 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from serac_core.scope.cohort import Cohort, CohortScorer
 from serac_core.scope.loading import file_sha256, load_encoder
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from numpy.typing import NDArray
+    from sentence_transformers import SentenceTransformer
 
     Matrix = NDArray[np.float32]
 
 MAX_TOKENS = 128
 """Longer texts are cut, in training, export and use alike."""
 _MAX_CHARACTERS = 16_384
+_CHUNK = 64  # texts in one pass of quick_vectors
 
 
 class Encoder(Protocol):
@@ -55,28 +59,58 @@ def encodable(text: str) -> str:
     return cut.encode("utf-8", "replace").decode("utf-8").replace("\0", " ")
 
 
+def quick_vectors(model: SentenceTransformer, texts: Sequence[str]) -> torch.Tensor:
+    """(N, D) unit vectors of float32, with gradients where they are on.
+
+    Texts of as many tokens share a pass. Where the processor multiplies bfloat16, products are in
+    that: 1.3 ms a masked text against 2.3 ms in float32, mean cosine between the two 0.99999.
+    """
+    import torch
+
+    known = [encodable(text) for text in texts]
+    tokens = model.tokenizer(known, truncation=True, max_length=MAX_TOKENS)["input_ids"]
+    order = sorted(range(len(known)), key=lambda place: len(tokens[place]))
+    parts = []
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=_has_bfloat16()):
+        for first in range(0, len(order), _CHUNK):
+            features = model.preprocess([known[n] for n in order[first : first + _CHUNK]])
+            parts.append(model(features)["sentence_embedding"].float())
+    back_N = torch.empty(len(order), dtype=torch.long)
+    back_N[torch.tensor(order)] = torch.arange(len(order))
+    return torch.nn.functional.normalize(torch.cat(parts)[back_N], dim=-1)
+
+
+def _has_bfloat16() -> bool:
+    import torch
+
+    return bool(torch.cpu._is_avx512_bf16_supported())
+
+
 class TorchEncoder:
     """The model before export.
 
     Parameters
     ----------
-    model:
-        A `SentenceTransformer`.
+    quick:
+        Encode by :func:`quick_vectors`: for figures and cohorts, not for parity.
     """
 
     variant = "torch"
 
     def __init__(
         self,
-        model: Any,
+        model: SentenceTransformer,
         cohort: Cohort,
         digest: str = "torch",
         scorer: CohortScorer | None = None,
+        *,
+        quick: bool = False,
     ) -> None:
         self.model = model
         self.cohort = cohort
         self.digest = digest
-        self._scorer = scorer
+        self._given_scorer = scorer
+        self._quick = quick
 
     @classmethod
     def load(cls, folder: str | Path, scorer: CohortScorer | None = None) -> TorchEncoder:
@@ -100,15 +134,21 @@ class TorchEncoder:
         digest = hashlib.sha256(parts.encode()).hexdigest()
         return cls(model, Cohort.load(folder), digest, scorer)
 
-    @property
+    @cached_property
     def scorer(self) -> CohortScorer:
-        """The one given, else made anew at each use: the weights may be in training."""
-        return self._scorer or CohortScorer(self.cohort, self.encode(self.cohort.texts))
+        """The one given, else made by the weights as they are at the first use."""
+        return self._given_scorer or CohortScorer(self.cohort, self.encode(self.cohort.texts))
 
     def encode(self, texts: Sequence[str], batch_size: int = 64) -> Matrix:
         """(N, D) unit vectors of float32."""
         import numpy as np
+        import torch
 
+        if self._quick and texts:
+            self.model.eval()
+            with torch.no_grad():
+                quick: Matrix = quick_vectors(self.model, texts).numpy()
+            return quick
         found = self.model.encode(
             [encodable(text) for text in texts],
             batch_size=batch_size,
@@ -116,5 +156,32 @@ class TorchEncoder:
             show_progress_bar=False,
             convert_to_numpy=True,
         )
-        width = self.model.get_embedding_dimension()
+        width = self.model.get_embedding_dimension() or 0
         return np.asarray(found, dtype=np.float32).reshape(len(texts), width)
+
+
+class RememberingEncoder:
+    """An encoder that encodes a text once, however often it is asked for it.
+
+    For measurements, where the prompts in memory are asked too. It grows with what it is asked.
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        self._vectors: dict[str, Matrix] = {}
+        self.variant = encoder.variant
+        self.digest = encoder.digest
+
+    @property
+    def scorer(self) -> CohortScorer:
+        return self._encoder.scorer
+
+    def encode(self, texts: Sequence[str], batch_size: int = 64) -> Matrix:
+        """(N, D) unit vectors."""
+        import numpy as np
+
+        new = [text for text in dict.fromkeys(texts) if text not in self._vectors]
+        if new or not texts:
+            found_ND = self._encoder.encode(new, batch_size=batch_size)
+            self._vectors.update(zip(new, found_ND, strict=True))
+        return np.stack([self._vectors[text] for text in texts]) if texts else found_ND

@@ -9,10 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from serac_core.config import ExportConfig
 from serac_core.edits.atomic import folder_aside
 from serac_core.edits.jsonl import read_edits
 from serac_core.errors import SeracError
+from serac_core.progress import in_chunks
+from serac_core.scope.cohort import Cohort
 from serac_core.scope.encoder import MAX_TOKENS, TorchEncoder
 from serac_core.scope.loading import file_sha256
 from serac_core.scope.session import GRAPH_FILES, OnnxEncoder
@@ -20,10 +24,13 @@ from serac_core.scope.session import GRAPH_FILES, OnnxEncoder
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
+    from serac_core.scope.encoder import Matrix
+
 OPSET = 18
 _OUTPUT = "sentence_vector"  # `embedding` would stand twice in the graph
 _PARITY_EDITS = 60
 _PARITY_COHORT = 600
+_COHORT_AT_ONCE = 8192  # texts
 _INT8_BLOCK = 32
 _INT8_PRODUCTS = 4  # ONNX Runtime's accuracy_level of products in int8
 _LARGE_TABLE = 1024  # rows from which a table is quantized
@@ -71,8 +78,7 @@ def export_encoder(
             _say(f"{variant}: converting")
             convert[variant](graph, folder / GRAPH_FILES[variant])
         cohort = torch_encoder.cohort
-        _say(f"cohort: encoding {len(cohort.texts)} texts")
-        vectors_CD = OnnxEncoder.load(folder, "fp32", config.provider).encode(cohort.texts)
+        vectors_CD = _cohort_vectors(torch_encoder.model, cohort)
         cohort = cohort.with_synonyms(vectors_CD)
         cohort.save(folder, vectors_CD)
         _say(f"cohort: {len(cohort.synonyms)} pairs of synonyms")
@@ -108,6 +114,13 @@ def export_encoder(
         text = json.dumps(report, indent=1, sort_keys=True) + "\n"
         (folder / "export.json").write_text(text, encoding="utf-8")
     return report
+
+
+def _cohort_vectors(model: SentenceTransformer, cohort: Cohort) -> Matrix:
+    """(C, D); see :func:`serac_core.scope.encoder.quick_vectors`."""
+    encoder = TorchEncoder(model, cohort, quick=True)
+    parts = in_chunks(cohort.texts, "cohort: texts", _say, chunk=_COHORT_AT_ONCE)
+    return np.concatenate([encoder.encode(part) for part in parts] or [encoder.encode([])])
 
 
 def _parity_texts(file: Path, cohort: Sequence[str]) -> list[str]:
@@ -205,7 +218,6 @@ def _quantize(graph: Path, path: Path) -> None:
 
 def _quantize_embeddings(graph: Any) -> None:
     """Put int8 rows, each with a scale, in the place of large tables that are only looked up."""
-    import numpy as np
     from onnx import TensorProto, helper, numpy_helper
 
     uses = Counter(name for node in graph.node for name in node.input)
@@ -247,7 +259,6 @@ def _halve(graph: Path, path: Path) -> None:
 
 
 def _compare(expected_ND: Any, got_ND: Any) -> dict[str, float]:
-    import numpy as np
 
     cosines_N = (expected_ND * got_ND).sum(axis=1)
     return {

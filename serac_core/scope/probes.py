@@ -11,7 +11,7 @@ from typing import Any
 
 from serac_core.edits.record import Edit
 from serac_core.errors import SeracError
-from serac_core.scope.encoder import Encoder
+from serac_core.scope.encoder import Encoder, RememberingEncoder
 from serac_core.scope.memory import EditMemory
 from serac_core.scope.router import NO_MATCH, Router
 from serac_core.scope.scale import Scale, fit_scale
@@ -97,6 +97,7 @@ class Probing:
     ) -> None:
         if whole_texts:
             edits = [edit.model_copy(update={"subject": None}) for edit in edits]
+        encoder = RememberingEncoder(encoder)
         memory = EditMemory.build(edits, encoder, batch_size=64)
         router = Router(encoder, memory, 0.0, whole_text_threshold=0.0)
         asked: list[tuple[str, str, str | None]] = []

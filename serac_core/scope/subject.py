@@ -10,6 +10,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 MASK = "X"
 """Stands for the subject in a masked text."""
@@ -40,12 +41,7 @@ def words_of(text: str) -> list[Word]:
     words: list[Word] = []
     folded, start = "", 0
     for place, char in enumerate(text):
-        found = "".join(
-            part
-            for part in unicodedata.normalize("NFKD", char.casefold())
-            if unicodedata.category(part)[0] in "LN"
-        )
-        is_mark = unicodedata.category(char)[0] == "M"
+        found, is_mark = _fold(char)
         if found and not folded:
             start = place
         if found or (is_mark and folded):
@@ -56,6 +52,17 @@ def words_of(text: str) -> list[Word]:
     if folded:
         words.append(Word(folded, start, len(text)))
     return words
+
+
+@lru_cache(maxsize=1 << 14)
+def _fold(char: str) -> tuple[str, bool]:
+    """The folded letters and digits of a character, and whether it is a mark."""
+    found = "".join(
+        part
+        for part in unicodedata.normalize("NFKD", char.casefold())
+        if unicodedata.category(part)[0] in "LN"
+    )
+    return found, unicodedata.category(char)[0] == "M"
 
 
 def subject_key(subject: str | None) -> tuple[str, ...]:

@@ -18,7 +18,6 @@ import hashlib
 import json
 import math
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -32,7 +31,7 @@ from serac_core.errors import SeracError
 from serac_core.scope.batches import Batch, BatchMaker
 from serac_core.scope.checkpoint import load_checkpoint, save_checkpoint
 from serac_core.scope.cohort import Cohort
-from serac_core.scope.encoder import MAX_TOKENS, TorchEncoder, encodable
+from serac_core.scope.encoder import MAX_TOKENS, TorchEncoder, quick_vectors
 from serac_core.scope.loading import encoder_path, file_sha256, load_encoder
 from serac_core.scope.probes import Probing, balanced_threshold, read_traffic
 from serac_core.scope.start import apply_start, start_sha256
@@ -40,10 +39,9 @@ from serac_core.scope.start import apply_start, start_sha256
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-_FORMAT = 3  # of batches and loss; part of the key of the checkpoints
+_FORMAT = 4  # of batches and loss; part of the key of the checkpoints
 _SAMPLE = 60  # edits of a fold that are measured while training
 _COHORT_EACH = 1  # phrasings of a relation that they are measured against
-_CHUNK = 64  # texts of like length in one pass
 
 
 class EmptyScopeTraining(SeracError):
@@ -202,7 +200,7 @@ def _loss(model: SentenceTransformer, batch: Batch, temperature: float) -> Any:
     import torch
     from torch.nn.functional import cross_entropy
 
-    vectors_TD = _encode(model, batch.texts)
+    vectors_TD: Any = quick_vectors(model, batch.texts)
     sizes = [
         len(batch.masked),
         len(batch.near_misses),
@@ -237,34 +235,12 @@ def _loss(model: SentenceTransformer, batch: Batch, temperature: float) -> Any:
     return loss
 
 
-def _encode(model: SentenceTransformer, texts: Sequence[str]) -> Any:
-    """(T, D) unit vectors with gradients; chunks of like length, bfloat16 where it is fast."""
-    import torch
-
-    order = sorted(range(len(texts)), key=lambda n: len(texts[n]))
-    parts = []
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=_has_bfloat16()):
-        for first in range(0, len(order), _CHUNK):
-            chunk = [encodable(texts[n]) for n in order[first : first + _CHUNK]]
-            features = model.preprocess(chunk)
-            parts.append(model(features)["sentence_embedding"].float())
-    back = torch.empty(len(order), dtype=torch.long)
-    back[torch.tensor(order)] = torch.arange(len(order))
-    return torch.nn.functional.normalize(torch.cat(parts)[back], dim=-1)
-
-
-def _has_bfloat16() -> bool:
-    import torch
-
-    return bool(torch.cpu._is_avx512_bf16_supported())
-
-
 def _figures(
     model: SentenceTransformer, cohort: Cohort, folds: dict[str, list[Edit]]
 ) -> dict[str, float]:
     """Routing of the folds by the model as it is, each with its own edits in memory."""
     model.eval()
-    encoder = TorchEncoder(model, cohort.thinned(_COHORT_EACH))
+    encoder = TorchEncoder(model, cohort.thinned(_COHORT_EACH), quick=True)
     probings = {name: Probing(encoder, edits) for name, edits in folds.items()}
     scale = probings["val"].fitted_scale()
     outcomes = {name: probing.outcome(scale) for name, probing in probings.items()}

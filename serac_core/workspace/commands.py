@@ -6,13 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from serac_core.errors import SeracError
-
-Say = Callable[[str], None]
+from serac_core.progress import Say
 
 # What git exports to its hooks; inherited, it would redirect every command below.
 _GIT_LOCAL = (

@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 
 from serac_core.errors import SeracError
-from serac_core.workspace.commands import Say, dvc_command, stream
+from serac_core.progress import Say
+from serac_core.workspace.commands import dvc_command, stream
 
 REMOTE = "serac"
 
