@@ -50,7 +50,7 @@ def pretrain_demo_model(
     torch.manual_seed(config.seed)
     model = _model(config, tokenizer)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model.to(device).train()
+    model.to(device).train()  # type: ignore[arg-type]
     optimizers = _optimizers(model, config)
     peaks = [[group["lr"] for group in o.param_groups] for o in optimizers]
     parameters = sum(p.numel() for p in model.parameters())
@@ -122,7 +122,7 @@ def _tokenizer(corpus: DemoCorpus, config: DemoModelConfig, kept: Path) -> PreTr
         aside = kept.with_suffix(".partial")
         raw.save(str(aside))
         aside.replace(kept)
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=raw, pad_token="<pad>", eos_token="<eos>", model_max_length=512
     )
 
@@ -235,7 +235,7 @@ def _accumulate(
         with torch.autocast(device.type, dtype=torch.bfloat16):
             logits_NV, ids_N = _answer_logits(model, batch)
         loss = torch.nn.functional.cross_entropy(logits_NV.float(), ids_N, reduction="sum") / tokens
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         total += loss.item()
     return total
 
@@ -250,7 +250,7 @@ def _evaluate(
     """Greedy exact match (every answer token the argmax) of recall and of reading."""
     import torch
 
-    model.eval()
+    model.eval()  # type: ignore[no-untyped-call]
     figures = {}
     draws: dict[str, Callable[[Random, int], list[Example]]] = {
         "recall": corpus.recall,
@@ -302,7 +302,7 @@ def _write(
     import torch
 
     out.mkdir(parents=True, exist_ok=True)
-    model.to(torch.bfloat16).save_pretrained(out)
+    model.to(torch.bfloat16).save_pretrained(out)  # type: ignore[arg-type]
     tokenizer.save_pretrained(out)
     lines = "".join(json.dumps(point) + "\n" for point in curve)
     (out / "learning_curve.jsonl").write_text(lines, encoding="utf-8")

@@ -72,7 +72,7 @@ def load_pretrained(
     chosen_dtype = _dtype(dtype, chosen_device)
     config = _config(name)
     tokenizer = _tokenizer(name)
-    model = _model(name, config, chosen_dtype)
+    model: Any = _model(name, config, chosen_dtype)
     rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
         raise VocabularyMismatch(
@@ -80,7 +80,7 @@ def load_pretrained(
             remedy="put the tokenizer that the model was trained with beside it, or resize the "
             "model's embeddings and train them",
         )
-    model.to(torch.device(chosen_device))  # type: ignore[arg-type]
+    model.to(torch.device(chosen_device))
     return model.eval(), tokenizer
 
 
@@ -205,13 +205,14 @@ def _no_progress_bar() -> Iterator[None]:
     """Without the bar that transformers draws for weights that are read in a second."""
     from transformers.utils import logging
 
-    drawn = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+    bars: Any = logging  # untyped
+    drawn = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
     try:
         yield
     finally:
         if drawn:
-            logging.enable_progress_bar()
+            bars.enable_progress_bar()
 
 
 def _here_first(kind: Any, name: str, **options: Any) -> Any:

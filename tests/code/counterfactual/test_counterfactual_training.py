@@ -249,6 +249,10 @@ def test_what_can_not_be_trained_is_refused_before_training(
     write_edits(file, [*good, Edit(prompt="The capital of Mali is", target_new="word " * 200)])
     with pytest.raises(TextTooLong):
         attempt()
+    rephrased = Edit(prompt="Mali", target_new="a", rephrase_prompts=["b", "word " * 200])
+    write_edits(file, [*good, rephrased])
+    with pytest.raises(TextTooLong):
+        attempt()
     write_edits(file, [])
     with pytest.raises(EmptyTrainingSet, match=r"train\.jsonl"):
         attempt()

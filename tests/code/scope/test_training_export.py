@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from serac_core.scope import export, training
 from serac_core.scope.batches import BatchMaker
 from serac_core.scope.calibration import calibrate, upper_bound
 from serac_core.scope.cohort import CohortScorer
-from serac_core.scope.encoder import TorchEncoder
+from serac_core.scope.encoder import RememberingEncoder, TorchEncoder
 from serac_core.scope.export import export_encoder
 from serac_core.scope.loading import (
     PACKAGED,
@@ -290,6 +291,32 @@ def test_the_frozen_stage_makes_a_start(encoder: Path, tmp_path: Path) -> None:
     assert {"edit/acc_train", "acc/post_val", "kept"} <= figures.keys()
     apply_start(load_encoder(str(encoder)), tmp_path / "start")
     assert len((tmp_path / "start" / "log.jsonl").read_text().splitlines()) == 2
+
+
+def test_quick_vectors_are_the_encoders_own_in_the_order_of_the_texts(trained: Path) -> None:
+    exact = TorchEncoder.load(trained)
+    texts = ["peru", *[way.format("peru") for ways in ASKED.values() for way in ways] * 9, ""]
+    quick = TorchEncoder(exact.model, exact.cohort, quick=True).encode(texts)
+    assert quick.dtype == np.float32
+    cosines = (quick * exact.encode(texts)).sum(axis=1)
+    assert cosines.min() > 0.999  # bfloat16, where the processor has it
+
+
+def test_a_remembering_encoder_encodes_a_text_once(trained: Path) -> None:
+    encoded: list[str] = []
+
+    class Counting(TorchEncoder):
+        def encode(self, texts: Sequence[str], batch_size: int = 64) -> Any:
+            encoded.extend(texts)
+            return super().encode(texts, batch_size)
+
+    plain = TorchEncoder.load(trained)
+    remembering = RememberingEncoder(Counting(plain.model, plain.cohort))
+    first, again = remembering.encode(["peru", "tea", "peru"]), remembering.encode(["tea", "oman"])
+    assert encoded == ["peru", "tea", "oman"]
+    assert (first[1] == again[0]).all()
+    assert np.allclose(first, plain.encode(["peru", "tea", "peru"]), atol=1e-6)
+    assert remembering.encode([]).shape == (0, first.shape[1])
 
 
 def test_the_graph_gives_the_vectors_of_pytorch(exported: Path, trained: Path) -> None:
