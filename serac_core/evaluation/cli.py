@@ -15,6 +15,8 @@ ParamsOption = Annotated[Path, typer.Option("--params", help="The settings file.
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 DEFAULT_PARAMS = Path("params.yaml")
 
+benchmark_app = typer.Typer(help="Quality on others' edits, by memory size.", no_args_is_help=True)
+
 
 def evaluate(
     part: Annotated[
@@ -83,6 +85,70 @@ def gate(
     print(json.dumps(result.as_dict(), indent=1) if as_json else render_table(result))
     if not result.passed:
         raise typer.Exit(1)
+
+
+@benchmark_app.command("quality")
+def benchmark_quality(
+    release: Annotated[Path, typer.Option(help="The release whose classifier is scored.")],
+    edits: Annotated[
+        list[Path], typer.Option(help="JSONL file of edits to store and ask about; repeatable.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for what was found.")],
+    sizes: Annotated[str, typer.Option(help="Edits in memory, by commas.")] = "1,10,100,1000",
+    beside: Annotated[
+        list[Path] | None,
+        typer.Option(help="JSONL file of edits that only fill the memory; repeatable."),
+    ] = None,
+    traffic: Annotated[
+        Path | None, typer.Option(help="JSON lines of queries that no edit is meant by.")
+    ] = None,
+    variant: Annotated[str, typer.Option(help="Encoder graph: fp32, fp16, int8.")] = "fp32",
+    provider: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    seed: Annotated[int, typer.Option(help="Of the order in which edits fill the memory.")] = 17,
+    as_json: JsonOption = False,
+) -> None:
+    """Routing quality of a release on edits that it has never seen, at each memory size.
+
+    Other formats come in through `serac edits import`. Near misses that truly fall under another
+    stored edit are set aside; the last columns count them in.
+    """
+    from serac_core.evaluation.benchmark import benchmark_quality as run
+    from serac_core.scope.queries import read_queries
+
+    metrics = run(
+        release,
+        edits,
+        _sizes(sizes),
+        out,
+        beside=beside or (),
+        traffic=list(read_queries(traffic)) if traffic else (),
+        variant=variant,
+        provider=provider,
+        seed=seed,
+        say=_say,
+    )
+    if as_json:
+        print(json.dumps(metrics, indent=1, sort_keys=True))
+        return
+    print(f"{'edits':>7}  {'kind':<14} {'right':>7}  {'95 %':<16} {'n':>6}  {'all':>7} {'n':>6}")
+    for size, kinds in metrics["sizes"].items():
+        for kind, row in kinds.items():
+            interval = f"{row['low']:.4f} to {row['high']:.4f}"
+            print(
+                f"{size:>7}  {kind:<14} {row['right']:7.4f}  {interval:<16} {row['n']:6d}  "
+                f"{row['right_all']:7.4f} {row['n_all']:6d}"
+            )
+    _say(f"written to {out}")
+
+
+def _sizes(text: str) -> list[int]:
+    try:
+        sizes = [int(part) for part in text.split(",")]
+    except ValueError:
+        sizes = []
+    if not sizes or min(sizes) < 1:
+        raise typer.BadParameter(f"{text!r}: whole numbers above 0 are needed, as in 1,10,100")
+    return sizes
 
 
 def _metric_lines(metrics: dict[str, Any]) -> list[str]:

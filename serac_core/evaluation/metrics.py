@@ -41,7 +41,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from serac_core.evaluation.items import IN_SCOPE, OUT_OF_SCOPE, Item
-from serac_core.evaluation.statistics import (
+from serac_core.statistics import (
     mcnemar_exact,
     mean_interval,
     upper_bound_95,

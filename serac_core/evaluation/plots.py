@@ -213,6 +213,38 @@ def draw_curves(log: Sequence[Row], names: Sequence[str], style: Style = LIGHT) 
         return _png(figure, style)
 
 
+def draw_quality(sizes: Mapping[str, Row], style: Style = LIGHT) -> bytes:
+    """Share of right routes of each kind of query against the number of edits in memory."""
+    kinds = list(dict.fromkeys(kind for figures in sizes.values() for kind in figures))
+    with _figure(style, 7.2, 3.4) as figure:
+        axes = figure.add_subplot()
+        for number, kind in enumerate(kinds):
+            points = [(int(size), row[kind]) for size, row in sizes.items() if kind in row]
+            at = [size for size, _ in points]
+            colour = (style.first, style.second, style.ink)[number % 3]
+            axes.plot(
+                at,
+                [found["right"] for _, found in points],
+                color=colour,
+                linestyle=("-", "--", ":")[number // 3 % 3],
+                marker=".",
+                label=kind,
+            )
+            axes.fill_between(
+                at,
+                [found["low"] for _, found in points],
+                [found["high"] for _, found in points],
+                color=colour,
+                alpha=0.12,
+                linewidth=0,
+            )
+        axes.set_xscale("log")
+        axes.set_xlabel("edits in memory")
+        axes.set_ylabel("routed right")
+        _legend(figure, style, columns=4)
+        return _png(figure, style)
+
+
 def _scores_by_scope(rows: Sequence[Row]) -> dict[str, list[float]]:
     scores = {
         scope: [

@@ -19,8 +19,8 @@ from typing import Any
 from serac_core.config import GateConfig
 from serac_core.errors import SeracError
 from serac_core.evaluation.items import read_items
-from serac_core.evaluation.statistics import sign_test_worse
 from serac_core.release.latency import Latency, measure_latency
+from serac_core.statistics import sign_test_worse
 
 SIGNIFICANT = 0.05
 REQUIRED_LOCALITY = ("same_subject", "same_relation", "unrelated")

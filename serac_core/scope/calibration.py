@@ -27,8 +27,8 @@ from serac_core.scope.probes import (
 )
 from serac_core.scope.router import NO_MATCH
 from serac_core.scope.session import OnnxEncoder, exported_variants
+from serac_core.statistics import upper_bound_95
 
-_CONFIDENCE = 0.95
 _WHOLE_TEXTS_ASKED = 1500  # questions; all would take as long as the masked ones
 
 
@@ -108,15 +108,6 @@ def calibrate(
     return calibration
 
 
-def upper_bound(events: int, trials: int, confidence: float = _CONFIDENCE) -> float:
-    """One-sided Clopper-Pearson upper bound of a share; 1 for no trials."""
-    from scipy.stats import beta
-
-    if events >= trials:
-        return 1.0
-    return float(beta.ppf(confidence, events + 1, trials - events))
-
-
 def _rates(outcome: Outcome, threshold: float) -> dict[str, Any]:
     wrong = [probe for probe in outcome.outside if not probe.is_right(threshold)]
     kinds: dict[str, dict[str, Any]] = {}
@@ -128,7 +119,7 @@ def _rates(outcome: Outcome, threshold: float) -> dict[str, Any]:
         "true_route": outcome.true_route(threshold),
         "n_in": len(outcome.inside),
         "false_route": outcome.false_route(threshold),
-        "false_route_upper95": upper_bound(len(wrong), len(outcome.outside)),
+        "false_route_upper95": upper_bound_95(len(wrong), len(outcome.outside)),
         "n_out": len(outcome.outside),
         "kinds": kinds,
     }

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from serac_core.config import load_params
-from serac_core.errors import SeracError
+from serac_core.scope.queries import BadQueries, read_queries
 
 ParamsOption = Annotated[Path, typer.Option("--params", help="The settings file.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -33,10 +33,6 @@ _CACHE = Path(".serac/cache")
 _CHUNK = 256
 
 memory_app = typer.Typer(help="The edit memory: live edits, encoded.", no_args_is_help=True)
-
-
-class BadQueries(SeracError):
-    """The queries to route can't be read, or there are none."""
 
 
 def train_scope(
@@ -189,7 +185,7 @@ def route(
                 rate = done / (time.monotonic() - started)
                 print(f"{done} queries, {rate:.0f}/s", file=sys.stderr)
 
-    source = _queries(input_file) if input_file is not None else iter(query or ())
+    source = read_queries(input_file) if input_file is not None else iter(query or ())
     if output_file is not None:
         write_atomically(output_file, ((line + "\n").encode() for line in lines(source)))
     elif as_json or input_file is not None:
@@ -229,32 +225,6 @@ def _print_figures(figures: dict[str, float], as_json: bool) -> None:
         return
     for name, value in figures.items():
         print(f"{name:<16} {value:.4f}")
-
-
-def _queries(path: Path) -> Iterator[str]:
-    try:
-        with path.open(encoding="utf-8", errors="surrogateescape") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield _query(path, number, line)
-    except OSError as error:
-        raise BadQueries(f"{path}: {error.strerror}", remedy="name a file of JSON lines") from error
-
-
-def _query(path: Path, number: int, line: str) -> str:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise BadQueries(
-            f"{path}: line {number} is not JSON: {error}",
-            remedy='write "text" or {"query": "text"}',
-        ) from error
-    query = row.get("query") if isinstance(row, dict) else row
-    if not isinstance(query, str):
-        raise BadQueries(
-            f"{path}: line {number} has no query", remedy='write "text" or {"query": "text"}'
-        )
-    return query
 
 
 def _printable(text: str) -> str:

@@ -16,7 +16,7 @@ from serac_core.scope.memory import EditMemory
 from serac_core.scope.router import NO_MATCH, Router
 from serac_core.scope.scale import Scale, fit_scale
 
-MISROUTE_COST = 3.0
+MISROUTE_COST = 2.0
 """A probe routed in costs as much as this many queries in scope routed out."""
 FAR_KINDS = ("traffic",)
 

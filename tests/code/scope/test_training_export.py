@@ -19,7 +19,7 @@ from serac_core.edits.jsonl import read_edits, write_edits
 from serac_core.edits.record import Edit
 from serac_core.scope import export, training
 from serac_core.scope.batches import BatchMaker
-from serac_core.scope.calibration import calibrate, upper_bound
+from serac_core.scope.calibration import calibrate
 from serac_core.scope.cohort import CohortScorer
 from serac_core.scope.encoder import RememberingEncoder, TorchEncoder
 from serac_core.scope.export import export_encoder
@@ -422,11 +422,6 @@ def test_the_threshold_lies_in_the_middle_of_the_gap() -> None:
     assert balanced_threshold(Outcome(tuple(probes))) == pytest.approx(0.4)
     stray = Probed("q", "unrelated", None, "e", 0.7)
     assert balanced_threshold(Outcome((*probes, stray)), 0.001) == pytest.approx(0.75)
-
-
-@pytest.mark.parametrize(("events", "bound"), [(0, 0.0295), (1, 0.0466), (100, 1.0)])
-def test_the_upper_bound_is_that_of_clopper_and_pearson(events: int, bound: float) -> None:
-    assert upper_bound(events, 100) == pytest.approx(bound, abs=1e-4)
 
 
 def test_a_missing_encoder_is_named(tmp_path: Path) -> None:

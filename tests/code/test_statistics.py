@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom, binomtest
 
-from serac_core.evaluation.statistics import (
+from serac_core.statistics import (
     mcnemar_exact,
     mean_interval,
     sign_test_worse,

@@ -1,0 +1,209 @@
+"""Routing quality of a release on edits that it has never seen, at growing memories.
+
+For each size the memory holds that many of the edits, in a fixed random order, and all their
+prompts, rephrasings and locality probes are routed. Right is, in scope, a route to the query's own
+edit or to another stored edit of the same fact; out of scope, no route. What falls under a stored
+edit by the rules of :mod:`serac_core.evaluation.same_fact` is no near miss and is set aside;
+`right_all` counts it in, and as wrong when it is routed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from serac_core.edits.atomic import folder_aside
+from serac_core.edits.jsonl import read_edits
+from serac_core.edits.record import Edit
+from serac_core.errors import SeracError
+from serac_core.evaluation.plots import draw_quality
+from serac_core.evaluation.same_fact import SameFact
+from serac_core.progress import Say, in_chunks
+from serac_core.statistics import upper_bound_95, wilson_interval
+
+IN_SCOPE_KINDS = ("prompt", "rephrase")
+
+
+class TooFewEdits(SeracError):
+    """A memory is asked for that is larger than the edits there are."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoutedProbe:
+    """A line of `decisions.jsonl`.
+
+    Attributes
+    ----------
+    probe:
+        Number of the query among those of its size.
+    also_under:
+        Ids of other stored edits that the query truly falls under.
+    """
+
+    size: int
+    probe: int
+    kind: str
+    query: str
+    expected_edit_id: str | None
+    edit_id: str | None
+    in_scope: bool
+    score: float
+    threshold: float
+    also_under: tuple[str, ...]
+
+    @property
+    def is_right(self) -> bool:
+        if self.expected_edit_id is None:
+            return not self.in_scope
+        return self.edit_id == self.expected_edit_id or self.edit_id in self.also_under
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the right route is beyond doubt."""
+        return self.expected_edit_id is not None or not self.also_under
+
+
+def benchmark_quality(
+    release: str | Path,
+    edit_sets: Sequence[str | Path],
+    sizes: Sequence[int],
+    out: str | Path,
+    *,
+    beside: Sequence[str | Path] = (),
+    traffic: Sequence[str] = (),
+    variant: str = "fp32",
+    provider: str = "cpu",
+    seed: int = 17,
+    say: Say = lambda line: None,
+) -> dict[str, Any]:
+    """Score a release's scope classifier and write `metrics.json`, `decisions.jsonl` and
+    `quality.png` to `out`.
+
+    Parameters
+    ----------
+    edit_sets:
+        JSONL files of edits; the active ones are stored and asked about.
+    beside:
+        JSONL files of edits that only fill the memory where a size needs more.
+    traffic:
+        Queries that no edit is meant by, asked at every size.
+
+    Returns
+    -------
+    dict
+        The content of `metrics.json`; `sizes` has, of each size and kind, `right` of `n` with its
+        Wilson interval, `right_all` of `n_all`, and for out-of-scope kinds `wrong_upper95`.
+
+    Raises
+    ------
+    TooFewEdits, UnreadableEdits, UnwritableOutput
+        And what loading the release raises.
+    """
+    from serac_core.scope.calibration_file import read_calibration
+    from serac_core.scope.encoder import RememberingEncoder
+    from serac_core.scope.memory import EditMemory
+    from serac_core.scope.router import Router
+    from serac_core.scope.session import OnnxEncoder
+
+    release = Path(release)
+    asked, filling = _shuffled(edit_sets, seed), _shuffled(beside, seed)
+    known = {edit.id for edit in asked}
+    filling = [edit for edit in filling if edit.id not in known]
+    if max(sizes) > len(asked) + len(filling):
+        raise TooFewEdits(
+            f"{max(sizes)} edits in memory are asked for, there are {len(asked)} to ask about "
+            f"and {len(filling)} beside them",
+            remedy="name smaller --sizes or more edits with --beside",
+        )
+    encoder = RememberingEncoder(OnnxEncoder.load(release / "scope", variant, provider))
+    thresholds = read_calibration(release / "scope" / "calibration.json", variant)
+    probes: list[RoutedProbe] = []
+    for size in sorted(set(sizes)):
+        own = asked[:size]
+        stored = [*own, *filling[: size - len(own)]]
+        memory = EditMemory.build(stored, encoder, batch_size=64)
+        router = Router.calibrated(encoder, memory, thresholds)
+        facts = SameFact(stored)
+        rows = list(_questions(own, traffic))
+        decisions = [
+            decision
+            for part in in_chunks([query for _, query, _ in rows], f"{size} edits: queries", say)
+            for decision in router.route(part)
+        ]
+        for number, ((kind, query, owner), decision) in enumerate(
+            zip(rows, decisions, strict=True)
+        ):
+            under = tuple(edit.id for edit in facts.edits_of(query) if edit.id != owner)
+            in_scope = kind in IN_SCOPE_KINDS
+            probes.append(
+                RoutedProbe(
+                    size,
+                    number,
+                    kind,
+                    query,
+                    owner if in_scope else None,
+                    decision.edit_id,
+                    decision.in_scope,
+                    decision.score,
+                    decision.threshold,
+                    under,
+                )
+            )
+    metrics: dict[str, Any] = {
+        "schema": 1,
+        "variant": variant,
+        "threshold": thresholds.threshold,
+        "seed": seed,
+        "edits": len(asked),
+        "beside": len(filling),
+        "sizes": {str(size): _figures([p for p in probes if p.size == size]) for size in sizes},
+    }
+    with folder_aside(out) as folder:
+        text = json.dumps(metrics, indent=1, sort_keys=True) + "\n"
+        (folder / "metrics.json").write_text(text, encoding="utf-8")
+        lines = (json.dumps(asdict(probe), ensure_ascii=True) + "\n" for probe in probes)
+        (folder / "decisions.jsonl").write_text("".join(lines), encoding="utf-8")
+        (folder / "quality.png").write_bytes(draw_quality(metrics["sizes"]))
+    return metrics
+
+
+def _shuffled(files: Sequence[str | Path], seed: int) -> list[Edit]:
+    edits = {e.id: e for file in files for e in read_edits(file) if e.status == "active"}
+    return Random(seed).sample(list(edits.values()), len(edits))
+
+
+def _questions(
+    edits: Sequence[Edit], traffic: Sequence[str]
+) -> Iterator[tuple[str, str, str | None]]:
+    """Kind, query, and the id of the edit it was written for."""
+    for edit in edits:
+        yield "prompt", edit.prompt, edit.id
+        for query in edit.rephrase_prompts:
+            yield "rephrase", query, edit.id
+        for probe in edit.locality:
+            yield probe.kind, probe.prompt, edit.id
+    for query in traffic:
+        yield "traffic", query, None
+
+
+def _figures(probes: Sequence[RoutedProbe]) -> dict[str, dict[str, float]]:
+    kinds: dict[str, dict[str, float]] = {}
+    for kind in dict.fromkeys(probe.kind for probe in probes):
+        of_kind = [probe for probe in probes if probe.kind == kind]
+        clear = [probe.is_right for probe in of_kind if probe.is_clear]
+        low, high = wilson_interval(sum(clear), len(clear))
+        kinds[kind] = {
+            "right": sum(clear) / len(clear) if clear else 1.0,
+            "n": len(clear),
+            "low": low,
+            "high": high,
+            "right_all": sum(probe.is_right for probe in of_kind) / len(of_kind),
+            "n_all": len(of_kind),
+        }
+        if kind not in IN_SCOPE_KINDS:
+            kinds[kind]["wrong_upper95"] = upper_bound_95(len(clear) - sum(clear), len(clear))
+    return kinds
