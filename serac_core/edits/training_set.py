@@ -92,10 +92,7 @@ def write_training_set(
     out.mkdir(parents=True, exist_ok=True)
     for fold, edits in folds.items():
         write_edits(out / f"{fold}.jsonl", edits)
-    with (out / "traffic.jsonl").open("w", encoding="utf-8") as file:
-        for query in world.traffic:
-            fold = _pick(_TRAFFIC_SHARES, _fraction(f"traffic\x1f{normalize_text(query)}"))
-            file.write(json.dumps({"query": query, "fold": fold}, ensure_ascii=False) + "\n")
+    write_traffic(out / "traffic.jsonl", world.traffic)
     summary = summarize(folds)
     (out / "summary.json").write_text(
         json.dumps(summary, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8"
@@ -140,6 +137,14 @@ def make_training_set(world: World, sizes: TrainingSetConfig, seed: int) -> dict
                 edit.model_copy(update={"target_in_training": True}) for edit in made[fold]
             ]
     return made
+
+
+def write_traffic(path: Path, queries: Iterable[str]) -> None:
+    """Write everyday messages, each with its fold: a function of the text alone."""
+    with path.open("w", encoding="utf-8") as file:
+        for query in queries:
+            fold = _pick(_TRAFFIC_SHARES, _fraction(f"traffic\x1f{normalize_text(query)}"))
+            file.write(json.dumps({"query": query, "fold": fold}, ensure_ascii=False) + "\n")
 
 
 def fold_of(subject: str) -> Fold:

@@ -3,7 +3,7 @@
 For each size the memory holds that many of the edits, in a fixed random order, and all their
 prompts, rephrasings and locality probes are routed. Right is, in scope, a route to the query's own
 edit or to another stored edit of the same fact; out of scope, no route. What falls under a stored
-edit by the rules of :mod:`serac_core.evaluation.same_fact` is no near miss and is set aside;
+edit by the rules of :mod:`serac_core.scope.same_fact` is no near miss and is set aside;
 `right_all` counts it in, and as wrong when it is routed.
 """
 
@@ -16,13 +16,13 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from serac_core.edits.atomic import folder_aside
+from serac_core.edits.atomic import write_atomically
 from serac_core.edits.jsonl import read_edits
 from serac_core.edits.record import Edit
 from serac_core.errors import SeracError
 from serac_core.evaluation.plots import draw_quality
-from serac_core.evaluation.same_fact import SameFact
 from serac_core.progress import Say, in_chunks
+from serac_core.scope.same_fact import SameFact
 from serac_core.statistics import upper_bound_95, wilson_interval
 
 IN_SCOPE_KINDS = ("prompt", "rephrase")
@@ -162,12 +162,13 @@ def benchmark_quality(
         "beside": len(filling),
         "sizes": {str(size): _figures([p for p in probes if p.size == size]) for size in sizes},
     }
-    with folder_aside(out) as folder:
-        text = json.dumps(metrics, indent=1, sort_keys=True) + "\n"
-        (folder / "metrics.json").write_text(text, encoding="utf-8")
-        lines = (json.dumps(asdict(probe), ensure_ascii=True) + "\n" for probe in probes)
-        (folder / "decisions.jsonl").write_text("".join(lines), encoding="utf-8")
-        (folder / "quality.png").write_bytes(draw_quality(metrics["sizes"]))
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = (json.dumps(asdict(probe), ensure_ascii=True) + "\n" for probe in probes)
+    write_atomically(folder / "decisions.jsonl", map(str.encode, lines))
+    write_atomically(folder / "quality.png", [draw_quality(metrics["sizes"])])
+    text = json.dumps(metrics, indent=1, sort_keys=True) + "\n"
+    write_atomically(folder / "metrics.json", [text.encode()])
     return metrics
 
 

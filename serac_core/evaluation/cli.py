@@ -89,11 +89,17 @@ def gate(
 
 @benchmark_app.command("quality")
 def benchmark_quality(
-    release: Annotated[Path, typer.Option(help="The release whose classifier is scored.")],
     edits: Annotated[
         list[Path], typer.Option(help="JSONL file of edits to store and ask about; repeatable.")
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for what was found.")],
+    train: Annotated[
+        list[Path] | None,
+        typer.Option(help="JSONL file of edits to train a classifier on first; repeatable."),
+    ] = None,
+    release: Annotated[
+        Path | None, typer.Option(help="Or: the release whose classifier is scored.")
+    ] = None,
     sizes: Annotated[str, typer.Option(help="Edits in memory, by commas.")] = "1,10,100,1000",
     beside: Annotated[
         list[Path] | None,
@@ -105,16 +111,38 @@ def benchmark_quality(
     variant: Annotated[str, typer.Option(help="Encoder graph: fp32, fp16, int8.")] = "fp32",
     provider: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     seed: Annotated[int, typer.Option(help="Of the order in which edits fill the memory.")] = 17,
+    world: Annotated[Path, typer.Option(help="Whose everyday messages calibrate.")] = Path(
+        "data/world"
+    ),
+    cache_dir: Annotated[
+        Path, typer.Option(envvar="SERAC_CACHE_DIR", help="Where checkpoints are kept.")
+    ] = Path(".serac/cache"),
+    params: ParamsOption = DEFAULT_PARAMS,
     as_json: JsonOption = False,
 ) -> None:
-    """Routing quality of a release on edits that it has never seen, at each memory size.
+    """Routing quality on edits never seen in training, at each memory size.
 
-    Other formats come in through `serac edits import`. Near misses that truly fall under another
-    stored edit are set aside; the last columns count them in.
+    Either of a release, or of a classifier that is trained on other edits first (the recipe of
+    params.yaml; kept in the folder `trained` of --out). Other formats come in through `serac edits
+    import`. Near misses that truly fall under another stored edit are set aside; the last columns
+    count them in.
     """
     from serac_core.evaluation.benchmark import benchmark_quality as run
     from serac_core.scope.queries import read_queries
 
+    if release is None and train:
+        from serac_core.scope.own_edits import train_on_edits
+
+        release = train_on_edits(
+            train,
+            out / "trained",
+            load_params(params),
+            world=world,
+            cache_dir=cache_dir,
+            say=_say,
+        )
+    elif release is None or train:
+        raise typer.BadParameter("name either edits to --train on or a --release")
     metrics = run(
         release,
         edits,

@@ -13,7 +13,7 @@ from serac_core.cli import app
 from serac_core.edits.jsonl import write_edits
 from serac_core.edits.record import Edit
 from serac_core.evaluation.benchmark import TooFewEdits, benchmark_quality
-from serac_core.evaluation.same_fact import SameFact
+from serac_core.scope.same_fact import SameFact
 
 
 def edit(id_: str, prompt: str, subject: str | None, **more: object) -> Edit:
@@ -86,7 +86,9 @@ def test_each_size_is_scored_and_what_falls_under_another_edit_is_set_aside(
     both = metrics["sizes"]["2"]
     assert both["prompt"]["n"] == 2 and both["prompt"]["right"] == 1.0
     assert both["same_relation"]["n"] == 1 and both["same_relation"]["n_all"] == 2
-    assert both["traffic"]["right"] == 1.0 and both["traffic"]["wrong_upper95"] == pytest.approx(0.95)
+    assert both["traffic"]["right"] == 1.0 and both["traffic"]["wrong_upper95"] == pytest.approx(
+        0.95
+    )
     rows = [json.loads(line) for line in (out / "decisions.jsonl").open()]
     norways = [row for row in rows if row["query"] == "What is the capital city of Norway?"]
     assert [row["also_under"] for row in norways if row["size"] >= 2] == [["norway"], ["norway"]]

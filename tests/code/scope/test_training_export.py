@@ -30,11 +30,13 @@ from serac_core.scope.loading import (
     encoder_path,
     load_encoder,
 )
+from serac_core.scope.own_edits import train_on_edits
 from serac_core.scope.pretraining import pretrain_scope
 from serac_core.scope.probes import Outcome, Probed, Probing, balanced_threshold
 from serac_core.scope.session import OnnxEncoder
 from serac_core.scope.start import UnusableStart, apply_start, save_start
 
+WORLD = Path(__file__).parents[3] / "data" / "world"
 PLACES = ("france", "norway", "peru", "chad", "cuba", "iran", "mali", "oman")
 ASKED = {
     "capital": ("the capital of {} is", "what is the capital city of {} ?", "{} has the capital"),
@@ -395,6 +397,36 @@ def test_an_export_keeps_the_vectors_of_its_cohort(
     for variant in ("fp32", "int8"):
         kept = OnnxEncoder.load(exported, variant).scorer.relation_closeness(expected)
         np.testing.assert_allclose(kept, fresh, atol=1e-3)
+
+
+def test_a_classifier_is_trained_on_any_edit_set(encoder: Path, tmp_path: Path) -> None:
+    places = tuple(f"place{number}" for number in range(30))
+    plain = [edit.model_copy(update={"relation": None}) for edit in edits(places)]
+    write_edits(tmp_path / "own.jsonl", plain)
+    params = Params.model_validate(
+        {
+            "models": {"encoder": str(encoder), "scope_start": ""},
+            "scope": CONFIG.model_dump(),
+            "export": {"variants": ["fp32"]},
+        }
+    )
+    out = train_on_edits(
+        [tmp_path / "own.jsonl"], tmp_path / "out", params, world=WORLD, cache_dir=tmp_path / "c"
+    )
+    subjects = {
+        fold: {edit.subject for edit in read_edits(out / "training" / f"{fold}.jsonl")}
+        for fold in ("train", "val", "calibrate")
+    }
+    assert all(subjects.values()) and set.union(*subjects.values()) == set(places)
+    assert sum(map(len, subjects.values())) == len(places)  # none in two folds
+    cohort = json.loads((out / "scope" / "cohort.json").read_text(encoding="utf-8"))
+    assert {row["relation"] for row in cohort["texts"]} == {
+        "says the capital of x is",
+        "says in x people pay with",
+    }
+    assert json.loads((out / "scope" / "calibration.json").read_text())["variants"].keys() == {
+        "fp32"
+    }
 
 
 def test_calibration_states_its_rates_and_lists_the_misrouted(

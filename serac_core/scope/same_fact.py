@@ -32,7 +32,7 @@ class SameFact:
     """
 
     def __init__(self, edits: Iterable[Edit]) -> None:
-        self._same = UnionFind()
+        same = UnionFind()
         self._about: dict[tuple[str, ...], list[Edit]] = {}
         for edit in edits:
             key = subject_key(edit.subject)
@@ -42,8 +42,9 @@ class SameFact:
                 continue
             self._about.setdefault(key, []).append(edit)
             relation = relation_of(edit)
-            self._same.union(*found, *([f"relation {relation}"] if relation else []))
+            same.union(*found, *([f"relation {relation}"] if relation else []))
         self._index = SubjectIndex(self._about)
+        self._names = {text: min(texts) for texts in same.to_sets() for text in texts}
 
     def edits_of(self, text: str) -> list[Edit]:
         """The edits that the text falls under."""
@@ -56,11 +57,15 @@ class SameFact:
                         found[edit.id] = edit
         return list(found.values())
 
+    def wording(self, edit: Edit) -> str | None:
+        """A name of what the edit says of its subject, the same for all wordings of it; None for
+        an edit that doesn't name its subject."""
+        own = said_of(edit.prompt, edit.subject)
+        return None if own is None else self._names.get(own)
+
     def _says(self, edit: Edit, said: str) -> bool:
         own = said_of(edit.prompt, edit.subject)
-        if own is None or said not in self._same.parents:
-            return said == own
-        return bool(self._same[said] == self._same[own])
+        return own is not None and said in self._names and self._names[said] == self._names[own]
 
 
 def said_of(text: str, subject: str | None) -> str | None:

@@ -1,0 +1,94 @@
+"""A scope classifier trained on any edit sets: folds by subject, training, export, calibration."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from serac_core.config import Params
+from serac_core.edits.jsonl import read_edits, write_edits
+from serac_core.edits.record import Edit
+from serac_core.edits.training_set import fold_of, write_traffic
+from serac_core.edits.world import load_world
+from serac_core.progress import Say
+from serac_core.scope.calibration import calibrate
+from serac_core.scope.cohort import relation_of
+from serac_core.scope.export import export_encoder
+from serac_core.scope.same_fact import SameFact
+from serac_core.scope.training import train
+
+_FOLD_HERE = {"test": "train"}  # what is scored are other edits
+
+
+def train_on_edits(
+    edit_sets: Sequence[str | Path],
+    out: str | Path,
+    params: Params,
+    *,
+    world: str | Path = "data/world",
+    cache_dir: str | Path = ".serac/cache",
+    say: Say = lambda line: None,
+) -> Path:
+    """Train, export and calibrate on the active edits of JSONL files; the retraining's recipe.
+
+    An edit's fold depends on its normalised subject (its prompt, without one) alone. Edits without
+    `relation` get one: that of their wording, by the rules of :mod:`serac_core.scope.same_fact`.
+    Training is resumable by content, as :func:`serac_core.scope.training.train` is.
+
+    Parameters
+    ----------
+    out:
+        Folder: `training/` (the folds), `model/`, `calibration/` and `scope/`, which is as in a
+        release.
+    world:
+        Everyday messages that no edit is meant by are its.
+
+    Returns
+    -------
+    Path
+        The folder, which serves as a release directory as far as the classifier goes.
+
+    Raises
+    ------
+    UnreadableEdits, WorldError, EmptyScopeTraining
+        And what training, export and calibration raise.
+    """
+    out = Path(out)
+    training = out / "training"
+    training.mkdir(parents=True, exist_ok=True)
+    edits = {e.id: e for file in edit_sets for e in read_edits(file) if e.status == "active"}
+    facts = SameFact(edits.values())
+    folds: dict[str, list[Edit]] = {"train": [], "val": [], "calibrate": []}
+    for edit in edits.values():
+        fold = fold_of(edit.subject or edit.prompt)
+        folds[_FOLD_HERE.get(fold, fold)].append(_with_relation(edit, facts))
+    for name, chosen in folds.items():
+        write_edits(training / f"{name}.jsonl", chosen)
+    write_traffic(training / "traffic.jsonl", load_world(world).traffic)
+    say(", ".join(f"{name}: {len(chosen)} edits" for name, chosen in folds.items()))
+    train(
+        training,
+        params.models.encoder,
+        out / "model",
+        params.scope,
+        start=params.models.scope_start,
+        seed=params.seed,
+        cache_dir=cache_dir,
+    )
+    export_encoder(out / "model", training, out / "scope", params.export)
+    calibrate(
+        out / "scope",
+        training,
+        out / "calibration",
+        params.calibration.target_false_route,
+        max_probes_routed=params.calibration.max_probes_routed,
+        provider=params.export.provider,
+    )
+    shutil.copyfile(out / "calibration" / "calibration.json", out / "scope" / "calibration.json")
+    return out
+
+
+def _with_relation(edit: Edit, facts: SameFact) -> Edit:
+    wording = None if relation_of(edit) else facts.wording(edit)
+    return edit if wording is None else edit.model_copy(update={"relation": f"says {wording}"})
