@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from serac_core.edits.record import normalize_text
 from serac_core.scope.calibration_file import Thresholds, read_calibration
 from serac_core.scope.cohort import NONE_KNOWN
 from serac_core.scope.encoder import Encoder, encodable
@@ -102,7 +103,9 @@ class Router:
     subject, and applies when what is said about it is the same (score >= threshold).
 
     Edits without a subject are compared by the cosine of whole texts, put on the scale of the
-    other scores so that `whole_text_threshold` falls on the threshold, which holds for all.
+    other scores so that `whole_text_threshold` falls on the threshold, which holds for all. They
+    come after an edit whose subject the query names and that applies, unless the query is the
+    prompt of one of them: so most queries cost one encoder pass.
 
     Parameters
     ----------
@@ -140,6 +143,9 @@ class Router:
         self.scale = scale
         self._whole_text_threshold = whole_text_threshold
         self._scorer = encoder.scorer
+        self._whole_prompts = {
+            normalize_text(memory.entries[place].prompt) for place in memory.whole_texts
+        }
         self._known = self._scorer.known(memory.keys_KD)
 
     @classmethod
@@ -169,7 +175,8 @@ class Router:
         return cls(encoder, memory, found.threshold, found.whole_text_threshold, found.scale)
 
     def route(self, queries: Sequence[str]) -> list[Decision]:
-        """Decide on each query; one encoder call for all.
+        """Decide on each query; one encoder call for all, a second for those that no edit about a
+        subject they name settles, where edits without a subject are stored.
 
         Out of scope with score -1: an empty or blank query, one that names no subject (while
         every edit has one), everything while the memory is empty. Lone surrogates are read as
@@ -177,41 +184,79 @@ class Router:
         """
         return [
             self.decide(query, candidates)
-            for query, candidates in zip(queries, self.candidates(queries), strict=True)
+            for query, candidates in zip(queries, self._candidates(queries), strict=True)
         ]
 
     def candidates(self, queries: Sequence[str], k: int = 1) -> list[list[Candidate]]:
-        """The edits that come into question for each query, best first, ties newest first.
+        """The edits that come into question for each query, in the order in which they are
+        preferred: best first, ties newest first.
 
         All edits about a subject that the query names, and of those compared by their whole
-        text the `k` best.
+        text the `k` best, also where :meth:`route` doesn't need them.
         """
+        return self._candidates(queries, k, everything=True)
+
+    def _candidates(
+        self, queries: Sequence[str], k: int = 1, *, everything: bool = False
+    ) -> list[list[Candidate]]:
         asked = [encodable(query) for query in queries]
-        found = [mentions_by_subject(self.memory.subjects.find(text)) for text in asked]
-        texts = {
-            masked(text, mention)
-            for text, mentions in zip(asked, found, strict=True)
-            for mention in mentions.values()
-        }
+        candidates = self._about_subjects(asked)
+        settled = [
+            normalize_text(text) not in self._whole_prompts
+            and any(candidate.score >= self.threshold for candidate in of_query)
+            for text, of_query in zip(asked, candidates, strict=True)
+        ]
         if self.memory.whole_texts:
-            texts.update(text for text in asked if text.strip())
-        if not texts:
-            return [[] for _ in queries]
-        row = {text: number for number, text in enumerate(sorted(texts))}
+            open_texts = {
+                text
+                for text, is_settled in zip(asked, settled, strict=True)
+                if text.strip() and (everything or not is_settled)
+            }
+            whole = self._whole_texts(sorted(open_texts), k)
+            for text, of_query in zip(asked, candidates, strict=True):
+                of_query += whole.get(text, [])
+        for is_settled, of_query in zip(settled, candidates, strict=True):
+            of_query.sort(
+                key=lambda found: (
+                    is_settled and not self.memory.entries[found.place].subject,
+                    -found.score,
+                    -found.place,
+                )
+            )
+        return candidates
+
+    def _about_subjects(self, asked: Sequence[str]) -> list[list[Candidate]]:
+        """Of each text, the edits about the subjects that it names."""
+        found = [mentions_by_subject(self.memory.subjects.find(text)) for text in asked]
+        said = [
+            {subject: masked(text, mention) for subject, mention in mentions.items()}
+            for text, mentions in zip(asked, found, strict=True)
+        ]
+        row = {text: n for n, text in enumerate(sorted({t for of in said for t in of.values()}))}
+        if not row:
+            return [[] for _ in asked]
         vectors_TD = self.encoder.encode(list(row))
         closeness_TR = self._scorer.relation_closeness(vectors_TD)
-        candidates = []
-        for text, mentions in zip(asked, found, strict=True):
-            of_query: list[Candidate] = []
-            for subject, mention in mentions.items():
-                said = masked(text, mention)
-                number = row[said]
-                of_query += self._about(subject, said, vectors_TD[number], closeness_TR[number])
-            if text in row:
-                of_query += self._whole(text, vectors_TD[row[text]], k)
-            of_query.sort(key=lambda candidate: (-candidate.score, -candidate.place))
-            candidates.append(of_query)
-        return candidates
+        return [
+            [
+                candidate
+                for subject, text in of_query.items()
+                for candidate in self._about(
+                    subject, text, vectors_TD[row[text]], closeness_TR[row[text]]
+                )
+            ]
+            for of_query in said
+        ]
+
+    def _whole_texts(self, texts: Sequence[str], k: int) -> dict[str, list[Candidate]]:
+        """Of each text, the nearest of the edits that are compared by their whole text."""
+        if not texts:
+            return {}
+        vectors_TD = self.encoder.encode(texts)
+        return {
+            text: self._whole(text, query_D, k)
+            for text, query_D in zip(texts, vectors_TD, strict=True)
+        }
 
     def _about(
         self, subject: tuple[str, ...], said: str, query_D: Any, closeness_R: Any

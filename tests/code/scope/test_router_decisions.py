@@ -88,6 +88,28 @@ def test_whole_texts_have_their_own_threshold_on_the_scale_of_the_others(edits, 
         assert found.score - 0.3 == pytest.approx(cosine - least, abs=1e-5)
 
 
+def test_whole_texts_are_encoded_only_where_no_edit_about_a_subject_applies(
+    edits, encoder, monkeypatch
+):
+    whole = Edit(id="e-whole", prompt="tell me about the capital of France", target_new="No.")
+    router = Router(encoder, EditMemory.build([*edits, whole], encoder), 0.8, 0.9)
+    passes = []
+    encode = OnnxEncoder.encode
+    monkeypatch.setattr(
+        OnnxEncoder,
+        "encode",
+        lambda self, texts, *args: passes.append(list(texts)) or encode(self, texts, *args),
+    )
+    assert routed(router, "the capital of France is") == ["e-capital-france"]
+    assert passes == [["the capital of X is"]]
+    assert routed(router, "Tell me about the capital of France?") == ["e-whole"]  # its own prompt
+    assert routed(router, "joke France") == [None]  # its subject's edits don't apply: both passes
+    assert passes[-2:] == [["joke X"], ["joke France"]]
+    # What is explained is what is routed, though a whole text may score higher.
+    for query in ("the capital of France is", "Tell me about the capital of France?", "joke"):
+        assert explain(router, query).decision == router.route([query])[0]
+
+
 def test_a_cohort_takes_queries_away_that_ask_something_else(edits, make_encoder):
     query = "What is the language of France?"
     plain = OnnxEncoder.load(make_encoder("plain"))
