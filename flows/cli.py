@@ -109,15 +109,15 @@ def print_outcome(outcome: Outcome, seconds: float) -> None:
     print(f"\nReleased {outcome.release} in {seconds:.0f} s, ready in {outcome.copy}")
     print("Ask it:")
     for query in _questions(outcome.copy):
-        print(f"  {_program()} answer --release {outcome.copy} {shlex.quote(query)}")
+        print(f"  {_program('serac')} answer --release {outcome.copy} {shlex.quote(query)}")
     print("Take it over into your branch:")
     if outcome.snapshot_of:
         print(f"  git stash push -- {' '.join(outcome.snapshot_of)}   # they are in the release")
     if outcome.copy.is_relative_to(outcome.published_to):
-        print("  git merge --ff-only releases && dvc pull")
+        print(f"  git merge --ff-only releases && {_program('dvc')} pull")
     else:
         print(f"  git fetch --tags {outcome.published_to} releases")
-        print("  git merge --ff-only FETCH_HEAD && dvc pull")
+        print(f"  git merge --ff-only FETCH_HEAD && {_program('dvc')} pull")
     sys.stdout.flush()
 
 
@@ -133,7 +133,7 @@ def _questions(release: Path) -> list[str]:
     ]
 
 
-def _program() -> str:
-    """How to call `serac` from this shell: by name, or by path where no environment is active."""
-    beside = Path(sys.executable).parent / "serac"
-    return "serac" if shutil.which("serac") or not beside.exists() else str(beside)
+def _program(name: str) -> str:
+    """How to call it from this shell: by name, or by path where no environment is active."""
+    beside = Path(sys.executable).parent / name
+    return name if shutil.which(name) or not beside.exists() else str(beside)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from serac_core.errors import SeracError
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 
 class ConfigError(SeracError):
@@ -212,10 +215,14 @@ def load_params(path: str | Path = "params.yaml") -> Params:
         return Params.model_validate(data or {})
     except ValidationError as error:
         problems = "; ".join(
-            f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})"
+            f"{'.'.join(map(str, e['loc']))}: {_rule(e)} (got {e['input']!r})"
             for e in error.errors()
         )
         raise ConfigError(
             f"{path}: {problems}",
             remedy="see the description of each key in serac_core/config.py",
         ) from error
+
+
+def _rule(error: ErrorDetails) -> str:
+    return "unknown key" if error["type"] == "extra_forbidden" else error["msg"]

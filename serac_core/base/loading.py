@@ -102,6 +102,10 @@ def _device(device: Device) -> str:
 
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
+    if device != "cpu" and not device.startswith("cuda"):
+        raise UnknownDevice(
+            f"device {device!r} is not known", remedy="ask for `auto`, `cpu` or `cuda`"
+        )
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise UnknownDevice(
             f"device {device!r}: PyTorch sees no CUDA device", remedy="ask for `cpu` or `auto`"

@@ -22,6 +22,7 @@ from serac_core.edits.merge import live_edits, read_edit_set, union
 from serac_core.edits.record import Edit
 from serac_core.edits.rules import RULES, Violation
 from serac_core.edits.token_limits import TokenLimit, load_token_limit, load_token_limits
+from serac_core.errors import SeracError
 
 edits_app = typer.Typer(
     help="Work on the edit set: import, add, retract, list, diff, validate, export.",
@@ -37,8 +38,16 @@ DEFAULT_PARAMS = Path("params.yaml")
 _SHORTENED = 60
 
 
+class OutputExists(SeracError):
+    """A conversion would write over a file that is there."""
+
+
 def _print_json(value: object) -> None:
-    text = json.dumps(value, ensure_ascii=False, indent=1, default=str)
+    _print(json.dumps(value, ensure_ascii=False, indent=1, default=str))
+
+
+def _print(text: str) -> None:
+    """Characters that are no text are escaped."""
     print(text.encode("utf-8", "backslashreplace").decode())
 
 
@@ -79,22 +88,31 @@ def import_(
     source_format: Annotated[
         str, typer.Option("--format", help=f"The file's format: {' | '.join(FORMATS)}.")
     ],
-    out: Annotated[Path, typer.Option("-o", "--out", help="JSONL file to write.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="JSONL file to write; a new one.")],
+    replace: Annotated[bool, typer.Option(help="Write over a file that is there.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Convert a benchmark or EasyEdit file into edits."""
+    """Convert a benchmark or EasyEdit file into a file of edits.
+
+    Into the edit set they come by `serac edits add --from`.
+    """
     if source_format not in FORMATS:
         raise typer.BadParameter(
             f"{source_format!r} is none of {', '.join(FORMATS)}", param_hint="--format"
         )
     chosen: Format = next(name for name in FORMATS if name == source_format)
+    if out.exists() and not replace:
+        raise OutputExists(
+            f"{out} is there already",
+            remedy="name a new file and add it with `serac edits add --from FILE`, or --replace it",
+        )
     edits = import_edits(file, chosen)
     write_edits(out, edits)
     if as_json:
         _print_json({"file": str(out), "edits": len(edits)})
     else:
         print(f"{len(edits)} edits -> {out}")
-        _say(f"next: serac edits validate {out}")
+        _say(f"next: serac edits add --from {out}")
 
 
 def _show_change(result: ChangeResult, file: Path, as_json: bool) -> None:
@@ -194,7 +212,7 @@ def list_(
         _print_json([{**edit_record(edit), "state": state(edit)} for edit in shown])
         return
     for edit in shown:
-        print(f"{edit.id}  {state(edit):<10}  {_shorten(edit.prompt)} -> {edit.target_new}")
+        _print(f"{edit.id}  {state(edit):<10}  {_shorten(edit.prompt)} -> {edit.target_new}")
     _say(f"{len(live)} live of {len(by_id)} edits")
 
 
@@ -214,11 +232,11 @@ def diff(
     for name in ("added", "removed", "superseded", "retracted", "restored"):
         for edit_id in getattr(found, name):
             edit = known[edit_id]
-            print(f"{name:<10}  {edit_id}  {_shorten(edit.prompt)} -> {edit.target_new}")
+            _print(f"{name:<10}  {edit_id}  {_shorten(edit.prompt)} -> {edit.target_new}")
     for change in found.changed:
         before_text = json.dumps(change.before, ensure_ascii=False)
         after_text = json.dumps(change.after, ensure_ascii=False)
-        print(f"changed     {change.id}  {change.field}: {before_text} -> {after_text}")
+        _print(f"changed     {change.id}  {change.field}: {before_text} -> {after_text}")
     if found.empty:
         _say("no difference")
 

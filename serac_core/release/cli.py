@@ -6,13 +6,13 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from serac_core.config import load_params
 
-releases_app = typer.Typer(help="Releases: list, show, get, verify, package.", no_args_is_help=True)
+releases_app = typer.Typer(help="Releases: list, show, get, package.", no_args_is_help=True)
 
 CheckoutOption = Annotated[Path, typer.Option("--checkout", help="A folder of the repository.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -140,7 +140,8 @@ def rollback(
 def doctor(
     checkout: CheckoutOption = Path(),
     provider: Annotated[
-        str, typer.Option(help="ONNX provider that must be there; empty: params.yaml's.")
+        Literal["", "cpu", "cuda"],
+        typer.Option(help="ONNX provider that must be there; empty: params.yaml's."),
     ] = "",
     as_json: JsonOption = False,
 ) -> None:

@@ -69,9 +69,11 @@ def calibrate(
     outcomes: dict[str, Outcome] = {}
     for variant in exported_variants(encoder_dir) or ["fp32"]:
         encoder = OnnxEncoder.load(encoder_dir, variant, "cuda" if variant == "fp16" else provider)
+        _say(f"{variant}: asking {len(edits)} edits' own questions, subjects masked")
         probing = Probing(encoder, edits, traffic)
         scale = probing.fitted_scale()
         outcome = probing.outcome(scale)
+        _say(f"{variant}: the same by whole texts")
         whole = Probing(
             encoder, edits, traffic, whole_texts=True, asked_at_most=_WHOLE_TEXTS_ASKED
         ).outcome()
@@ -87,11 +89,10 @@ def calibrate(
             **_rates(outcome, threshold),
         }
         outcomes[variant] = outcome
-        print(
+        _say(
             f"{variant}: threshold {threshold:.4f}, "
             f"routed right {variants[variant]['true_route']:.4f}, "
-            f"false {variants[variant]['false_route']:.4f}",
-            file=sys.stderr,
+            f"false {variants[variant]['false_route']:.4f}"
         )
     calibration = {
         "schema": 1,
@@ -194,3 +195,7 @@ def _write_curve(folder: Path, outcomes: dict[str, Outcome], variants: dict[str,
         plot.legend(fontsize=8)
     (folder / "curve.csv").write_text("".join(lines), encoding="utf-8")
     figure.savefig(folder / "curve.png", dpi=110, metadata={"Software": None})
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

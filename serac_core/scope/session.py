@@ -243,6 +243,12 @@ class OnnxEncoder:
 
 
 def _read_graph(folder: Path, variant: str) -> bytes:
+    if not folder.is_dir():
+        raise UnusableEncoder(
+            f"{folder}: no such folder",
+            remedy="name a release directory, such as .serac/releases/v1.0.0; `serac retrain` "
+            "makes one",
+        )
     if variant not in GRAPH_FILES or not (folder / GRAPH_FILES[variant]).is_file():
         found = ", ".join(exported_variants(folder)) or "none"
         raise UnknownVariant(

@@ -30,7 +30,7 @@ def test_every_key_is_described() -> None:
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("sede: 3\n", "sede"),
+        ("sede: 3\n", "sede: unknown key"),
         ("scope: {epochs: 3}\n", "scope.epochs"),
         ("scope: {batch_size: 1}\n", "scope.batch_size"),
         ("export: {variants: [fp64]}\n", "export.variants"),

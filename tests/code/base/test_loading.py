@@ -118,3 +118,8 @@ def test_a_device_that_is_absent_is_refused(tiny: Tiny) -> None:
         pytest.skip("there is a CUDA device")
     with pytest.raises(UnknownDevice):
         LanguageModel.load(tiny("gpt2"), device="cuda")
+
+
+def test_a_device_that_is_none_is_refused(tiny: Tiny) -> None:
+    with pytest.raises(UnknownDevice, match="'quantum' is not known"):
+        LanguageModel.load(tiny("gpt2"), device="quantum")

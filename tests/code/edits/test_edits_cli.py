@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from serac_core.edits import UnreadableEdits, read_edit_set, read_edits
 from serac_core.edits.change import UnknownEdit
-from serac_core.edits.cli import edits_app
+from serac_core.edits.cli import OutputExists, edits_app
 from serac_core.edits.token_limits import MissingModel, load_token_limit
 from serac_core.edits.validation import InvalidEdits
 
@@ -136,6 +136,21 @@ def test_diff_import_build_live_and_export(project: Path, tmp_path: Path) -> Non
     assert {e.id: e for e in read_edits("again.jsonl")} == {
         e.id: e for e in read_edit_set(project).edits
     }
+
+
+def test_an_import_writes_over_nothing_unless_told(project: Path) -> None:
+    before = project.read_bytes()
+    answer("export", project, "-o", "easy.json")
+    refused = serac("import", "easy.json", "--format", "easyedit", "-o", project)
+    assert isinstance(refused.exception, OutputExists)
+    assert "add --from" in str(refused.exception.remedy) and project.read_bytes() == before
+    said = answer("import", "easy.json", "--format", "easyedit", "-o", project, "--replace")
+    assert said["edits"] == 2
+
+
+def test_an_edit_of_no_text_is_listed(project: Path) -> None:
+    project.write_bytes(project.read_bytes() + b'\n{"prompt": "a\\udcff b", "target_new": "c"}\n')
+    assert "a\\udcff b -> c" in serac("list", project).stdout
 
 
 def test_wrong_usage_exits_with_2(project: Path) -> None:

@@ -116,6 +116,11 @@ def test_an_absent_provider_is_an_error_that_names_the_available_ones(make_encod
     assert OnnxEncoder.load(folder, threads=1).provider == "cpu"
 
 
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(UnusableEncoder, match="nowhere: no such folder"):
+        OnnxEncoder.load(tmp_path / "nowhere")
+
+
 def test_a_missing_variant_is_named_with_those_that_are_there(make_encoder):
     folder = make_encoder()
     assert exported_variants(folder) == ["fp32"]
