@@ -52,5 +52,6 @@ def main() -> None:
     try:
         app()
     except SeracError as error:
-        print(f"serac: {error}", file=sys.stderr)
+        said = f"serac: {error}".encode("utf-8", "backslashreplace").decode()
+        print(said, file=sys.stderr)
         raise SystemExit(error.exit_code) from None

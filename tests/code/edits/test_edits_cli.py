@@ -10,6 +10,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
+from serac_core.cli import main
 from serac_core.edits import UnreadableEdits, read_edit_set, read_edits
 from serac_core.edits.change import UnknownEdit
 from serac_core.edits.cli import OutputExists, edits_app
@@ -148,9 +149,15 @@ def test_an_import_writes_over_nothing_unless_told(project: Path) -> None:
     assert said["edits"] == 2
 
 
-def test_an_edit_of_no_text_is_listed(project: Path) -> None:
+def test_an_error_about_what_is_no_text_is_printed(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     project.write_bytes(project.read_bytes() + b'\n{"prompt": "a\\udcff b", "target_new": "c"}\n')
-    assert "a\\udcff b -> c" in serac("list", project).stdout
+    monkeypatch.setattr("sys.argv", ["serac", "edits", "list", str(project)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "line 3" in capsys.readouterr().err
 
 
 def test_wrong_usage_exits_with_2(project: Path) -> None:
