@@ -130,6 +130,7 @@ def benchmark_quality(
     from serac_core.evaluation.benchmark import benchmark_quality as run
     from serac_core.scope.queries import read_queries
 
+    wanted = _sizes(sizes)
     if release is None and train:
         from serac_core.scope.own_edits import train_on_edits
 
@@ -146,7 +147,7 @@ def benchmark_quality(
     metrics = run(
         release,
         edits,
-        _sizes(sizes),
+        wanted,
         out,
         beside=beside or (),
         traffic=list(read_queries(traffic)) if traffic else (),
