@@ -32,7 +32,7 @@ from serac_core.config import ExportConfig, load_params
 from serac_core.edits.jsonl import read_edits
 from serac_core.edits.training_set import write_training_set
 from serac_core.scope.cohort import Cohort
-from serac_core.scope.encoder import TorchEncoder, encodable, quick_vectors
+from serac_core.scope.encoder import TorchEncoder, encodable, quick_autocast, quick_vectors
 from serac_core.scope.export import export_encoder
 from serac_core.scope.loading import load_encoder
 from serac_core.scope.session import OnnxEncoder
@@ -73,7 +73,7 @@ def _encoding_arms(
         for ids in model.tokenizer(list(texts))["input_ids"]:
             of_length[len(ids)].append(ids)
         network = model[0].auto_model
-        with torch.inference_mode(), _autocast():
+        with torch.inference_mode(), quick_autocast():
             for rows in of_length.values():
                 for first in range(0, len(rows), _CHUNK):
                     network(input_ids=torch.tensor(rows[first : first + _CHUNK]))
@@ -94,7 +94,7 @@ def _step_arms(model: Any) -> dict[str, Callable[[Sequence[str]], object]]:
 
     def by_characters(texts: Sequence[str]) -> torch.Tensor:
         order = sorted(texts, key=len)
-        with _autocast():
+        with quick_autocast():
             parts = [
                 model(model.preprocess([encodable(text) for text in order[first : first + _CHUNK]]))
                 for first in range(0, len(order), _CHUNK)
@@ -105,12 +105,6 @@ def _step_arms(model: Any) -> dict[str, Callable[[Sequence[str]], object]]:
         "by tokens": lambda texts: steps(lambda some: quick_vectors(model, some), texts),
         "by characters": lambda texts: steps(by_characters, texts),
     }
-
-
-def _autocast() -> torch.autocast:
-    return torch.autocast(
-        "cpu", dtype=torch.bfloat16, enabled=bool(torch.cpu._is_avx512_bf16_supported())
-    )
 
 
 def _compare(

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 
 Say = Callable[[str], None]
 """Takes one line, without its end."""
+
+
+def tell(line: str) -> None:
+    """Show a line where talk goes: stderr, at once."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def in_chunks(

@@ -9,7 +9,6 @@ transformer of this size takes over a thousand (docs/decisions/0001-demo-model.m
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -22,6 +21,7 @@ from serac_core.base.language_model import printable_pieces
 from serac_core.config import DemoModelConfig
 from serac_core.edits.jsonl import read_edits
 from serac_core.edits.world import load_world
+from serac_core.progress import tell
 
 if TYPE_CHECKING:
     import torch
@@ -54,7 +54,7 @@ def pretrain_demo_model(
     optimizers = _optimizers(model, config)
     peaks = [[group["lr"] for group in o.param_groups] for o in optimizers]
     parameters = sum(p.numel() for p in model.parameters())
-    _say(f"demo model: {parameters / 1e6:.2f} M parameters, {len(tokenizer)} tokens, on {device}")
+    tell(f"demo model: {parameters / 1e6:.2f} M parameters, {len(tokenizer)} tokens, on {device}")
 
     curve: list[dict[str, float]] = []
     first_step = 0
@@ -64,7 +64,7 @@ def pretrain_demo_model(
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         first_step, curve = state["step"], state["curve"]
-        _say(f"resuming at step {first_step} from {checkpoint}")
+        tell(f"resuming at step {first_step} from {checkpoint}")
 
     started = time.monotonic()
     for step in range(first_step, config.steps):
@@ -84,13 +84,13 @@ def pretrain_demo_model(
         done = step + 1
         if done % 20 == 0:
             pace = (time.monotonic() - started) / (done - first_step)
-            _say(
+            tell(
                 f"step {done}/{config.steps} loss/recall {losses[0]:.3f} loss/reading "
                 f"{losses[1]:.3f} {pace:.2f} s/step ETA {pace * (config.steps - done) / 60:.0f} min"
             )
         if done % config.evaluate_every == 0 or done == config.steps:
             curve.append({"step": done, **_evaluate(model, tokenizer, corpus, config, device)})
-            _say(json.dumps(curve[-1]))
+            tell(json.dumps(curve[-1]))
         if done % config.checkpoint_every == 0 or done == config.steps:
             _checkpoint(checkpoint, model, optimizers, done, curve)
     _write(out, model, tokenizer, curve)
@@ -310,7 +310,3 @@ def _write(
 
 def _finite(value: float) -> bool:
     return value == value and abs(value) != float("inf")
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
@@ -33,6 +32,7 @@ from serac_core.edits.atomic import folder_aside
 from serac_core.edits.jsonl import read_edits
 from serac_core.edits.record import Edit
 from serac_core.errors import SeracError
+from serac_core.progress import tell
 
 _FORMAT = 2  # of the examples and of the input; part of the key of the checkpoints
 _SAMPLE = 100  # edits, rephrasings and probes of a fold that are measured while training
@@ -92,7 +92,7 @@ def train(
     key = _content_key(Path(training_set), start_from, config, seed)
     folder = Path(cache_dir) / f"counterfactual-{key}"
     log = TrainingLog(folder / "log.jsonl", config.max_steps)
-    _say(
+    tell(
         f"counterfactual model from {start_from} on {model.language_model.model.device}, "
         f"{len(folds['train'])} edits; checkpoints and log in {folder}"
     )
@@ -129,7 +129,7 @@ def train(
         log.resume_at(-1)
         log.add(0, _figures_before(model, samples))
     if checkpoint is not None:
-        _say(f"resuming from {checkpoint}")
+        tell(f"resuming from {checkpoint}")
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
     network = model.language_model.model
@@ -240,7 +240,3 @@ def _content_key(
             digest.update(f"{file.name}\x1f".encode())
             digest.update(hashlib.file_digest(handle, "sha256").digest())
     return digest.hexdigest()[:16]
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -23,6 +23,7 @@ from serac_core.edits.record import Edit
 from serac_core.edits.rules import RULES, Violation
 from serac_core.edits.token_limits import TokenLimit, load_token_limit, load_token_limits
 from serac_core.errors import SeracError
+from serac_core.progress import tell
 
 edits_app = typer.Typer(
     help="Work on the edit set: import, add, retract, list, diff, validate, export.",
@@ -51,10 +52,6 @@ def _print(text: str) -> None:
     print(text.encode("utf-8", "backslashreplace").decode())
 
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)
-
-
 def _settings(path: Path) -> Params:
     """params.yaml, or the defaults in a folder that has none and wasn't told of one."""
     return Params() if path == DEFAULT_PARAMS and not path.exists() else load_params(path)
@@ -64,7 +61,7 @@ def _limits(path: Path) -> list[TokenLimit]:
     """Token limits of the configured models; of the default encoder where none are configured."""
     if path != DEFAULT_PARAMS or path.exists():
         return load_token_limits(load_params(path).models)
-    _say(f"no {path} here: lengths are checked for the default encoder only")
+    tell(f"no {path} here: lengths are checked for the default encoder only")
     limit = load_token_limit(Params().models.encoder, "models.encoder")
     return [limit] if limit is not None else []
 
@@ -112,7 +109,7 @@ def import_(
         _print_json({"file": str(out), "edits": len(edits)})
     else:
         print(f"{len(edits)} edits -> {out}")
-        _say(f"next: serac edits add --from {out}")
+        tell(f"next: serac edits add --from {out}")
 
 
 def _show_change(result: ChangeResult, file: Path, as_json: bool) -> None:
@@ -213,7 +210,7 @@ def list_(
         return
     for edit in shown:
         _print(f"{edit.id}  {state(edit):<10}  {_shorten(edit.prompt)} -> {edit.target_new}")
-    _say(f"{len(live)} live of {len(by_id)} edits")
+    tell(f"{len(live)} live of {len(by_id)} edits")
 
 
 @edits_app.command("diff")
@@ -238,7 +235,7 @@ def diff(
         after_text = json.dumps(change.after, ensure_ascii=False)
         _print(f"changed     {change.id}  {change.field}: {before_text} -> {after_text}")
     if found.empty:
-        _say("no difference")
+        tell("no difference")
 
 
 @edits_app.command("validate")
@@ -264,7 +261,7 @@ def validate(
             f"{len(RULES)} rules, {len(report.errors)} errors, {len(report.warnings)} warnings"
         )
     if out is not None:
-        _say(f"for people: {out / DATA_DOCS / 'index.html'}")
+        tell(f"for people: {out / DATA_DOCS / 'index.html'}")
     if not report.passed:
         ids = sorted({violation.id for violation in report.errors})
         raise InvalidEdits(

@@ -142,6 +142,18 @@ def read_edits(path: str | Path) -> list[Edit]:
     return [parse_edit(record, path) for record in read_records(path)]
 
 
+def read_active_edits(paths: Iterable[str | Path]) -> list[Edit]:
+    """The active edits of several files, each id once: the last record that has it, where the
+    first stood.
+
+    Raises
+    ------
+    UnreadableEdits
+    """
+    edits = {e.id: e for path in paths for e in read_edits(path) if e.status == "active"}
+    return list(edits.values())
+
+
 def edit_record(edit: Edit) -> dict[str, Any]:
     """The edit as a JSON object: known fields in the record's order, the empty ones left out,
     then the unknown ones by name."""

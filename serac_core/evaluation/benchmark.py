@@ -17,7 +17,7 @@ from random import Random
 from typing import Any
 
 from serac_core.edits.atomic import write_atomically
-from serac_core.edits.jsonl import read_edits
+from serac_core.edits.jsonl import read_active_edits
 from serac_core.edits.record import Edit
 from serac_core.errors import SeracError
 from serac_core.evaluation.plots import draw_quality
@@ -173,8 +173,8 @@ def benchmark_quality(
 
 
 def _shuffled(files: Sequence[str | Path], seed: int) -> list[Edit]:
-    edits = {e.id: e for file in files for e in read_edits(file) if e.status == "active"}
-    return Random(seed).sample(list(edits.values()), len(edits))
+    edits = read_active_edits(files)
+    return Random(seed).sample(edits, len(edits))
 
 
 def _questions(

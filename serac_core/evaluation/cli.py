@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from serac_core.config import load_params
+from serac_core.progress import tell
 
 ParamsOption = Annotated[Path, typer.Option("--params", help="The settings file.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -58,13 +58,13 @@ def evaluate(
         counterfactual=counterfactual,
     )
     run = evaluate_model if part == "model" else evaluate_live
-    metrics = run(inputs, load_params(params), out, cache_dir, _say)
+    metrics = run(inputs, load_params(params), out, cache_dir, tell)
     if as_json:
         print(json.dumps(metrics, indent=1, sort_keys=True))
         return
     for line in _metric_lines(metrics):
         print(line)
-    _say(f"written to {out}")
+    tell(f"written to {out}")
 
 
 def gate(
@@ -140,7 +140,7 @@ def benchmark_quality(
             load_params(params),
             world=world,
             cache_dir=cache_dir,
-            say=_say,
+            say=tell,
         )
     elif release is None or train:
         raise typer.BadParameter("name either edits to --train on or a --release")
@@ -154,7 +154,7 @@ def benchmark_quality(
         variant=variant,
         provider=provider,
         seed=seed,
-        say=_say,
+        say=tell,
     )
     if as_json:
         print(json.dumps(metrics, indent=1, sort_keys=True))
@@ -167,7 +167,7 @@ def benchmark_quality(
                 f"{size:>7}  {kind:<14} {row['right']:7.4f}  {interval:<16} {row['n']:6d}  "
                 f"{row['right_all']:7.4f} {row['n_all']:6d}"
             )
-    _say(f"written to {out}")
+    tell(f"written to {out}")
 
 
 def _sizes(text: str) -> list[int]:
@@ -193,7 +193,3 @@ def _metric_lines(metrics: dict[str, Any]) -> list[str]:
         )
         lines.append(f"{name:<{width}}  {value:.4f}{tail}")
     return lines
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

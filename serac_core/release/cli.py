@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,6 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from serac_core.config import load_params
+from serac_core.progress import tell
 
 releases_app = typer.Typer(help="Releases: list, show, get, package.", no_args_is_help=True)
 
@@ -21,10 +21,6 @@ VersionArgument = Annotated[str, typer.Argument(help="A version, e.g. v1.4.0; em
 
 def _print_json(value: object) -> None:
     print(json.dumps(value, indent=1, default=str))
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr)
 
 
 @releases_app.command("list")
@@ -54,7 +50,7 @@ def list_releases(checkout: CheckoutOption = Path(), as_json: JsonOption = False
             f"{row['release']:<16}  {row['commit'][:10]}  {mark:<8}  {row['copy'] or ''}".rstrip()
         )
     if not rows:
-        _say("no release yet; `serac retrain` makes the first")
+        tell("no release yet; `serac retrain` makes the first")
 
 
 @releases_app.command("show")
@@ -95,7 +91,7 @@ def get_release(
 def _get(checkout: Path, version: str) -> Path:
     from serac_core.release.rollback import fetch_release
 
-    return fetch_release(checkout, version or None, say=_say)
+    return fetch_release(checkout, version or None, say=tell)
 
 
 @releases_app.command("package")
@@ -129,7 +125,7 @@ def rollback(
     """Make an earlier release the champion again, and publish that."""
     from serac_core.release.rollback import roll_back
 
-    done = roll_back(checkout, to or None, say=_say)
+    done = roll_back(checkout, to or None, say=tell)
     if as_json:
         _print_json(asdict(done))
         return

@@ -9,13 +9,13 @@ rephrasings that training did not see, as in use. The scale is that of
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from serac_core.edits.atomic import folder_aside
 from serac_core.edits.jsonl import read_edits
+from serac_core.progress import tell
 from serac_core.scope.probes import (
     FAR_KINDS,
     MISROUTE_COST,
@@ -69,11 +69,11 @@ def calibrate(
     outcomes: dict[str, Outcome] = {}
     for variant in exported_variants(encoder_dir) or ["fp32"]:
         encoder = OnnxEncoder.load(encoder_dir, variant, "cuda" if variant == "fp16" else provider)
-        _say(f"{variant}: asking {len(edits)} edits' own questions, subjects masked")
+        tell(f"{variant}: asking {len(edits)} edits' own questions, subjects masked")
         probing = Probing(encoder, edits, traffic)
         scale = probing.fitted_scale()
         outcome = probing.outcome(scale)
-        _say(f"{variant}: the same by whole texts")
+        tell(f"{variant}: the same by whole texts")
         whole = Probing(
             encoder, edits, traffic, whole_texts=True, asked_at_most=_WHOLE_TEXTS_ASKED
         ).outcome()
@@ -89,7 +89,7 @@ def calibrate(
             **_rates(outcome, threshold),
         }
         outcomes[variant] = outcome
-        _say(
+        tell(
             f"{variant}: threshold {threshold:.4f}, "
             f"routed right {variants[variant]['true_route']:.4f}, "
             f"false {variants[variant]['false_route']:.4f}"
@@ -195,7 +195,3 @@ def _write_curve(folder: Path, outcomes: dict[str, Outcome], variants: dict[str,
         plot.legend(fontsize=8)
     (folder / "curve.csv").write_text("".join(lines), encoding="utf-8")
     figure.savefig(folder / "curve.png", dpi=110, metadata={"Software": None})
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

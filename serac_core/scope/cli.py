@@ -174,7 +174,7 @@ def route(
             "queries in both places" if query else "no query given",
             remedy="name either QUERYs or a file with --input",
         )
-    if input_file is not None and output_file is not None and input_file == output_file:
+    if input_file is not None and input_file == output_file:
         raise BadQueries(f"{input_file} is both --input and --output", remedy="name a new file")
     router = Router.load(release, variant, provider)
 

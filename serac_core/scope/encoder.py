@@ -71,7 +71,7 @@ def quick_vectors(model: SentenceTransformer, texts: Sequence[str]) -> torch.Ten
     tokens = model.tokenizer(known, truncation=True, max_length=MAX_TOKENS)["input_ids"]
     order = sorted(range(len(known)), key=lambda place: len(tokens[place]))
     parts = []
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=_has_bfloat16()):
+    with quick_autocast():
         for first in range(0, len(order), _CHUNK):
             features = model.preprocess([known[n] for n in order[first : first + _CHUNK]])
             parts.append(model(features)["sentence_embedding"].float())
@@ -80,10 +80,13 @@ def quick_vectors(model: SentenceTransformer, texts: Sequence[str]) -> torch.Ten
     return torch.nn.functional.normalize(torch.cat(parts)[back_N], dim=-1)
 
 
-def _has_bfloat16() -> bool:
+def quick_autocast() -> torch.autocast:
+    """Products in bfloat16 where the processor multiplies it."""
     import torch
 
-    return bool(torch.cpu._is_avx512_bf16_supported())
+    return torch.autocast(
+        "cpu", dtype=torch.bfloat16, enabled=bool(torch.cpu._is_avx512_bf16_supported())
+    )
 
 
 class TorchEncoder:

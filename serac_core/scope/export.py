@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from serac_core.config import ExportConfig
 from serac_core.edits.atomic import folder_aside
 from serac_core.edits.jsonl import read_edits
 from serac_core.errors import SeracError
-from serac_core.progress import in_chunks
+from serac_core.progress import in_chunks, tell
 from serac_core.scope.cohort import Cohort
 from serac_core.scope.encoder import MAX_TOKENS, TorchEncoder
 from serac_core.scope.loading import file_sha256
@@ -72,16 +71,16 @@ def export_encoder(
     with folder_aside(out) as folder:
         _write_tokenizer(torch_encoder.model, folder)
         graph = folder / GRAPH_FILES["fp32"]
-        _say("fp32: exporting")
+        tell("fp32: exporting")
         _export_fp32(torch_encoder.model, graph)
         for variant in variants[1:]:
-            _say(f"{variant}: converting")
+            tell(f"{variant}: converting")
             convert[variant](graph, folder / GRAPH_FILES[variant])
         cohort = torch_encoder.cohort
         vectors_CD = _cohort_vectors(torch_encoder.model, cohort)
         cohort = cohort.with_synonyms(vectors_CD)
         cohort.save(folder, vectors_CD)
-        _say(f"cohort: {len(cohort.synonyms)} pairs of synonyms")
+        tell(f"cohort: {len(cohort.synonyms)} pairs of synonyms")
         expected_ND = torch_encoder.encode(texts)
         parity: dict[str, dict[str, float]] = {}
         digests: dict[str, str] = {}
@@ -90,7 +89,7 @@ def export_encoder(
             encoder = OnnxEncoder.load(folder, variant, provider)
             parity[variant] = _compare(expected_ND, encoder.encode(texts))
             digests[variant] = encoder.digest
-            _say(f"{variant}: {parity[variant]}")
+            tell(f"{variant}: {parity[variant]}")
         if parity["fp32"]["max_abs_diff"] > PARITY_BOUND:
             raise ParityFailed(
                 f"{out}: fp32 differs from PyTorch by {parity['fp32']['max_abs_diff']:.2e} "
@@ -119,7 +118,7 @@ def export_encoder(
 def _cohort_vectors(model: SentenceTransformer, cohort: Cohort) -> Matrix:
     """(C, D); see :func:`serac_core.scope.encoder.quick_vectors`."""
     encoder = TorchEncoder(model, cohort, quick=True)
-    parts = in_chunks(cohort.texts, "cohort: texts", _say, chunk=_COHORT_AT_ONCE)
+    parts = in_chunks(cohort.texts, "cohort: texts", tell, chunk=_COHORT_AT_ONCE)
     return np.concatenate([encoder.encode(part) for part in parts] or [encoder.encode([])])
 
 
@@ -266,7 +265,3 @@ def _compare(expected_ND: Any, got_ND: Any) -> dict[str, float]:
         "cosine_min": float(cosines_N.min()),
         "cosine_mean": float(cosines_N.mean()),
     }
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

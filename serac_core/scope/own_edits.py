@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from serac_core.config import Params
-from serac_core.edits.jsonl import read_edits, write_edits
+from serac_core.edits.jsonl import read_active_edits, write_edits
 from serac_core.edits.record import Edit
 from serac_core.edits.training_set import fold_of, write_traffic
 from serac_core.edits.world import load_world
@@ -57,10 +57,10 @@ def train_on_edits(
     out = Path(out)
     training = out / "training"
     training.mkdir(parents=True, exist_ok=True)
-    edits = {e.id: e for file in edit_sets for e in read_edits(file) if e.status == "active"}
-    facts = SameFact(edits.values())
+    edits = read_active_edits(edit_sets)
+    facts = SameFact(edits)
     folds: dict[str, list[Edit]] = {"train": [], "val": [], "calibrate": []}
-    for edit in edits.values():
+    for edit in edits:
         fold = fold_of(edit.subject or edit.prompt)
         folds[_FOLD_HERE.get(fold, fold)].append(_with_relation(edit, facts))
     for name, chosen in folds.items():

@@ -202,8 +202,9 @@ class Router:
         asked = [encodable(query) for query in queries]
         candidates = self._about_subjects(asked)
         settled = [
-            normalize_text(text) not in self._whole_prompts
+            bool(self._whole_prompts)
             and any(candidate.score >= self.threshold for candidate in of_query)
+            and normalize_text(text) not in self._whole_prompts
             for text, of_query in zip(asked, candidates, strict=True)
         ]
         if self.memory.whole_texts:

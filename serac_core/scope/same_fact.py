@@ -3,8 +3,9 @@
 With many edits in memory, what is asked as a near miss of one is now and then the very thing that
 another edit is about, and the same fact is stored twice. A text falls under an edit when it names
 the edit's subject and says of it what the edit says: the same words, or wordings that some edit
-holds as prompt and rephrasing of one fact, or that stand with edits of one `relation`. Compared is
-the last sentence that names the subject, the subject masked: rephrasings may begin with other text.
+holds as prompt and rephrasing of one fact, or that stand with edits of one `relation`. Compared are
+sentences with the subject masked: of an edit's wordings the last that names the subject, because
+rephrasings may begin with other text; of the text each, and the whole.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class SameFact:
     def __init__(self, edits: Iterable[Edit]) -> None:
         same = UnionFind()
         self._about: dict[tuple[str, ...], list[Edit]] = {}
+        own: dict[str, str | None] = {}
         for edit in edits:
             key = subject_key(edit.subject)
             said = [said_of(text, edit.subject) for text in (edit.prompt, *edit.rephrase_prompts)]
@@ -41,31 +43,28 @@ class SameFact:
             if not key or not found:
                 continue
             self._about.setdefault(key, []).append(edit)
+            own[edit.id] = said[0]
             relation = relation_of(edit)
             same.union(*found, *([f"relation {relation}"] if relation else []))
         self._index = SubjectIndex(self._about)
         self._names = {text: min(texts) for texts in same.to_sets() for text in texts}
+        self._wordings = {id_: self._names[text] for id_, text in own.items() if text is not None}
 
     def edits_of(self, text: str) -> list[Edit]:
         """The edits that the text falls under."""
         found: dict[str, Edit] = {}
         for sentence in [*_SENTENCE_END.split(text), text]:
             for mention in self._index.find(sentence):
-                said = normalize_text(masked(sentence, mention))
+                says = self._names.get(normalize_text(masked(sentence, mention)))
                 for edit in self._about[mention.subject]:
-                    if self._says(edit, said):
+                    if says is not None and says == self._wordings.get(edit.id):
                         found[edit.id] = edit
         return list(found.values())
 
     def wording(self, edit: Edit) -> str | None:
         """A name of what the edit says of its subject, the same for all wordings of it; None for
         an edit that doesn't name its subject."""
-        own = said_of(edit.prompt, edit.subject)
-        return None if own is None else self._names.get(own)
-
-    def _says(self, edit: Edit, said: str) -> bool:
-        own = said_of(edit.prompt, edit.subject)
-        return own is not None and said in self._names and self._names[said] == self._names[own]
+        return self._wordings.get(edit.id)
 
 
 def said_of(text: str, subject: str | None) -> str | None:

@@ -17,7 +17,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import sys
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -28,6 +27,7 @@ from serac_core.edits.atomic import folder_aside
 from serac_core.edits.jsonl import read_edits
 from serac_core.edits.record import Edit
 from serac_core.errors import SeracError
+from serac_core.progress import tell
 from serac_core.scope.batches import Batch, BatchMaker
 from serac_core.scope.checkpoint import load_checkpoint, save_checkpoint
 from serac_core.scope.cohort import Cohort
@@ -99,7 +99,7 @@ def train(
     folder = Path(cache_dir) / f"scope-{key}"
     log = TrainingLog(folder / "log.jsonl", config.max_steps)
     begun = f"{encoder} and {start}" if start else encoder
-    _say(f"scope classifier from {begun}; checkpoints and log in {folder}")
+    tell(f"scope classifier from {begun}; checkpoints and log in {folder}")
 
     torch.manual_seed(seed)
     maker = BatchMaker(
@@ -114,7 +114,7 @@ def train(
     done = load_checkpoint(folder, model, optimizer)
     log.resume_at(done if done else -1)
     if done:
-        _say(f"resuming after step {done}")
+        tell(f"resuming after step {done}")
     else:
         log.add(0, _figures(model, cohort, measured))
     figures: dict[str, float] = {}
@@ -271,7 +271,3 @@ def _content_key(
         ],
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
