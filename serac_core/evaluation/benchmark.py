@@ -121,13 +121,14 @@ def benchmark_quality(
         )
     encoder = RememberingEncoder(OnnxEncoder.load(release / "scope", variant, provider))
     thresholds = read_calibration(release / "scope" / "calibration.json", variant)
+    facts = SameFact([*asked, *filling])
     probes: list[RoutedProbe] = []
     for size in sorted(set(sizes)):
         own = asked[:size]
         stored = [*own, *filling[: size - len(own)]]
         memory = EditMemory.build(stored, encoder, batch_size=64)
         router = Router.calibrated(encoder, memory, thresholds)
-        facts = SameFact(stored)
+        held = {edit.id for edit in stored}
         rows = list(_questions(own, traffic))
         decisions = [
             decision
@@ -137,7 +138,7 @@ def benchmark_quality(
         for number, ((kind, query, owner), decision) in enumerate(
             zip(rows, decisions, strict=True)
         ):
-            under = tuple(edit.id for edit in facts.edits_of(query) if edit.id != owner)
+            under = tuple(edit.id for edit in facts.edits_of(query, held) if edit.id != owner)
             in_scope = kind in IN_SCOPE_KINDS
             probes.append(
                 RoutedProbe(

@@ -9,7 +9,7 @@ from random import Random
 
 from serac_core.edits.record import Edit, normalize_text
 from serac_core.scope.cohort import relation_of
-from serac_core.scope.subject import mask_subject
+from serac_core.scope.subject import said_of
 
 _WHOLE_EVERY = 3  # steps; in these the comparison of whole texts is trained too
 _WHOLE_SHARE = 8  # one edit for so many masked texts, then
@@ -88,7 +88,7 @@ class BatchMaker:
         types: dict[str, str] = {}
         count: dict[str, int] = defaultdict(int)
         for edit in edits:
-            said = [mask_subject(text, edit.subject) for text in _ways(edit)]
+            said = [said_of(text, edit.subject) for text in _ways(edit)]
             found = [text for text in said if text is not None]
             if not found:
                 continue
@@ -98,7 +98,7 @@ class BatchMaker:
             types[name] = str((edit.model_extra or {}).get("subject_type", ""))
             for probe in edit.locality:
                 if probe.kind == "same_subject":
-                    about = mask_subject(probe.prompt, edit.subject)
+                    about = said_of(probe.prompt, edit.subject)
                     if about is not None:
                         misses[name].add(about)
         self._groups = {name: sorted(texts) for name, texts in sorted(groups.items())}

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING
 from serac_core.edits.record import Edit, normalize_text
 from serac_core.errors import SeracError
 from serac_core.scope.scale import CLOSENESSES
-from serac_core.scope.subject import mask_subject
+from serac_core.scope.subject import said_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -86,7 +86,7 @@ class Cohort:
                 continue
             subject_type = str((edit.model_extra or {}).get("subject_type", ""))
             for text in (edit.prompt, *edit.rephrase_prompts):
-                said = mask_subject(text, edit.subject)
+                said = said_of(text, edit.subject)
                 if said is not None:
                     found.setdefault(normalize_text(said), (relation, said, subject_type))
         return cls._of_rows(sorted(found.values()))

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from serac_core.edits.atomic import folder_aside
 from serac_core.edits.record import Edit
 from serac_core.errors import SeracError
-from serac_core.scope.subject import SubjectIndex, mask_subject, subject_key
+from serac_core.scope.subject import SubjectIndex, said_of, subject_key
 
 if TYPE_CHECKING:
     from serac_core.scope.encoder import Encoder
@@ -116,7 +116,7 @@ class EditMemory:
         rows: dict[str, int] = {}
         entries = []
         for edit in edits:
-            said = mask_subject(edit.prompt, edit.subject)
+            said = said_of(edit.prompt, edit.subject)
             text = edit.prompt if said is None else said
             digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
             texts[digest] = text

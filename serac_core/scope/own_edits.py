@@ -13,7 +13,6 @@ from serac_core.edits.training_set import fold_of, write_traffic
 from serac_core.edits.world import load_world
 from serac_core.progress import Say
 from serac_core.scope.calibration import calibrate
-from serac_core.scope.cohort import relation_of
 from serac_core.scope.export import export_encoder
 from serac_core.scope.same_fact import SameFact
 from serac_core.scope.training import train
@@ -57,12 +56,13 @@ def train_on_edits(
     out = Path(out)
     training = out / "training"
     training.mkdir(parents=True, exist_ok=True)
-    edits = read_active_edits(edit_sets)
-    facts = SameFact(edits)
+    sets = {Path(file).stem: read_active_edits([file]) for file in edit_sets}
+    facts = SameFact(edit for edits in sets.values() for edit in edits)
     folds: dict[str, list[Edit]] = {"train": [], "val": [], "calibrate": []}
-    for edit in edits:
-        fold = fold_of(edit.subject or edit.prompt)
-        folds[_FOLD_HERE.get(fold, fold)].append(_with_relation(edit, facts))
+    for name, edits in sets.items():
+        for edit in edits:
+            fold = fold_of(edit.subject or edit.prompt)
+            folds[_FOLD_HERE.get(fold, fold)].append(_classed(edit, facts, name))
     for name, chosen in folds.items():
         write_edits(training / f"{name}.jsonl", chosen)
     write_traffic(training / "traffic.jsonl", load_world(world).traffic)
@@ -89,6 +89,10 @@ def train_on_edits(
     return out
 
 
-def _with_relation(edit: Edit, facts: SameFact) -> Edit:
-    wording = None if relation_of(edit) else facts.wording(edit)
-    return edit if wording is None else edit.model_copy(update={"relation": f"says {wording}"})
+def _classed(edit: Edit, facts: SameFact, source: str) -> Edit:
+    """With its class of wordings for `relation`, and for `subject_type` its file: wordings of two
+    files may ask the same without a word in common."""
+    extra = edit.model_extra or {}
+    wording = facts.wording(edit)
+    found = {} if wording is None else {"relation": f"says {wording}"}
+    return edit.model_copy(update={**found, "subject_type": extra.get("subject_type", source)})

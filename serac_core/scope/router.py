@@ -18,7 +18,7 @@ from serac_core.scope.encoder import Encoder, encodable
 from serac_core.scope.memory import EditMemory, ForeignMemory
 from serac_core.scope.scale import Scale, unfitted_score
 from serac_core.scope.session import OnnxEncoder
-from serac_core.scope.subject import masked, mentions_by_subject
+from serac_core.scope.subject import mentions_by_subject, said_about
 
 NO_MATCH = -1.0
 """The score of a query that names no subject of any edit."""
@@ -230,7 +230,7 @@ class Router:
         """Of each text, the edits about the subjects that it names."""
         found = [mentions_by_subject(self.memory.subjects.find(text)) for text in asked]
         said = [
-            {subject: masked(text, mention) for subject, mention in mentions.items()}
+            {subject: said_about(text, named) for subject, named in mentions.items()}
             for text, mentions in zip(asked, found, strict=True)
         ]
         row = {text: n for n, text in enumerate(sorted({t for of in said for t in of.values()}))}

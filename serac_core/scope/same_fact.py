@@ -2,24 +2,39 @@
 
 With many edits in memory, what is asked as a near miss of one is now and then the very thing that
 another edit is about, and the same fact is stored twice. A text falls under an edit when it names
-the edit's subject and says of it what the edit says: the same words, or wordings that some edit
-holds as prompt and rephrasing of one fact, or that stand with edits of one `relation`. Compared are
-sentences with the subject masked: of an edit's wordings the last that names the subject, because
-rephrasings may begin with other text; of the text each, and the whole.
+the edit's subject and says of it what the edit says: the same words, or a wording of the same
+class. Compared are texts with the subject masked (:func:`serac_core.scope.subject.said_about`).
+
+Classes of wordings are communities (Blondel et al. 2008, Louvain) of a graph whose nodes are
+wordings; an edit's prompt stands beside its rephrasings, its `relation`, and the wordings of its
+`same_relation` probes. Not everything that is connected is one class: "X, the" is said of an
+occupation and of an instrument, and would join them.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Sequence
 
-from networkx.utils import UnionFind
+import networkx as nx
 
 from serac_core.edits.record import Edit, normalize_text
 from serac_core.scope.cohort import relation_of
-from serac_core.scope.subject import SubjectIndex, mask_subject, masked, subject_key
+from serac_core.scope.subject import (
+    MASK,
+    SubjectIndex,
+    mentions_by_subject,
+    said_about,
+    said_of,
+    sentences_of,
+    subject_key,
+)
 
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+_MASK_WORD = re.compile(rf"\b{normalize_text(MASK)}\b")
+_RESOLUTION = 2.0
+_RELATION = "relation\x1f"
 
 
 class SameFact:
@@ -33,44 +48,118 @@ class SameFact:
     """
 
     def __init__(self, edits: Iterable[Edit]) -> None:
-        same = UnionFind()
-        self._about: dict[tuple[str, ...], list[Edit]] = {}
-        own: dict[str, str | None] = {}
+        edits = list(edits)
+        self._classes = wording_classes(edits)
+        self._about: dict[tuple[str, ...], list[Edit]] = defaultdict(list)
+        self._wordings: dict[str, str] = {}
         for edit in edits:
-            key = subject_key(edit.subject)
-            said = [said_of(text, edit.subject) for text in (edit.prompt, *edit.rephrase_prompts)]
-            found = [text for text in said if text is not None]
-            if not key or not found:
-                continue
-            self._about.setdefault(key, []).append(edit)
-            own[edit.id] = said[0]
-            relation = relation_of(edit)
-            same.union(*found, *([f"relation {relation}"] if relation else []))
+            said = _said(edit.prompt, edit.subject)
+            if said is not None:
+                self._about[subject_key(edit.subject)].append(edit)
+                self._wordings[edit.id] = self._classes.get(said, said)
         self._index = SubjectIndex(self._about)
-        self._names = {text: min(texts) for texts in same.to_sets() for text in texts}
-        self._wordings = {id_: self._names[text] for id_, text in own.items() if text is not None}
 
-    def edits_of(self, text: str) -> list[Edit]:
-        """The edits that the text falls under."""
+    def edits_of(self, text: str, stored: Collection[str] | None = None) -> list[Edit]:
+        """The edits that the text falls under; of the ids `stored`, where they are given."""
         found: dict[str, Edit] = {}
-        for sentence in [*_SENTENCE_END.split(text), text]:
-            for mention in self._index.find(sentence):
-                says = self._names.get(normalize_text(masked(sentence, mention)))
-                for edit in self._about[mention.subject]:
-                    if says is not None and says == self._wordings.get(edit.id):
+        for part in dict.fromkeys((*sentences_of(text), text)):
+            for subject, mentions in mentions_by_subject(self._index.find(part)).items():
+                said = normalize_text(said_about(part, mentions))
+                says = self._classes.get(said, said)
+                for edit in self._about[subject]:
+                    is_stored = stored is None or edit.id in stored
+                    if is_stored and says == self._wordings[edit.id]:
                         found[edit.id] = edit
         return list(found.values())
 
     def wording(self, edit: Edit) -> str | None:
-        """A name of what the edit says of its subject, the same for all wordings of it; None for
-        an edit that doesn't name its subject."""
+        """The class of what the edit says of its subject; None for an edit that doesn't name its
+        subject."""
         return self._wordings.get(edit.id)
 
 
-def said_of(text: str, subject: str | None) -> str | None:
-    """The last sentence that names the subject, the subject masked, normalised; None for none."""
-    for sentence in [*reversed(_SENTENCE_END.split(text)), text]:
-        said = mask_subject(sentence, subject)
-        if said is not None:
-            return normalize_text(said)
-    return None
+def wording_classes(edits: Sequence[Edit]) -> dict[str, str]:
+    """Of each wording of the edits, masked and normalised, the name of its class."""
+    weights: Counter[tuple[str, str]] = Counter()
+    prompts: Counter[str] = Counter()
+    for edit in edits:
+        said = _said(edit.prompt, edit.subject)
+        if said is None:
+            continue
+        prompts[said] += 1
+        relation = relation_of(edit)
+        if relation is not None:
+            weights[said, _RELATION + relation] += 1
+        for text in edit.rephrase_prompts:
+            other = _said(text, edit.subject)
+            if other is not None:
+                weights[said, other] += 1
+    templates = _Templates(prompts)
+    for edit in edits:
+        said = _said(edit.prompt, edit.subject)
+        for probe in edit.locality:
+            if said is not None and probe.kind == "same_relation":
+                found = templates.of(normalize_text(probe.prompt))
+                if found is not None:
+                    weights[said, found] += 1
+    return {
+        wording: min(texts - relations, default=min(texts))
+        for texts in _communities(prompts, weights)
+        for relations in [{text for text in texts if text.startswith(_RELATION)}]
+        for wording in texts - relations
+    }
+
+
+def _communities(prompts: Iterable[str], weights: Counter[tuple[str, str]]) -> list[set[str]]:
+    """Sets of nodes. What has a single neighbour is of its class; the rest is divided."""
+    graph = nx.Graph()
+    graph.add_nodes_from(sorted(prompts))
+    for (one, other), count in sorted(weights.items()):
+        if one != other:
+            before = graph.get_edge_data(one, other, {"weight": 0})["weight"]
+            graph.add_edge(one, other, weight=before + count)
+    core = nx.Graph(graph.subgraph([node for node, degree in graph.degree() if degree > 1]))
+    total = dict(core.degree(weight="weight"))
+    for one, other, edge in core.edges(data=True):
+        edge["weight"] /= math.sqrt(total[one] * total[other])
+    of_core = nx.community.louvain_communities(
+        core, weight="weight", resolution=_RESOLUTION, seed=0
+    )
+    place = {node: n for n, nodes in enumerate(of_core) for node in nodes}
+    outside = graph.subgraph(set(graph) - set(place))
+    for nodes in nx.connected_components(outside):
+        near = {place[other] for node in nodes for other in graph[node] if other in place}
+        if near:
+            of_core[near.pop()] |= nodes
+        else:
+            of_core.append(nodes)
+    return of_core
+
+
+class _Templates:
+    """Finds by which prompt, masked, another text is made: the longest that fits."""
+
+    def __init__(self, prompts: Iterable[str]) -> None:
+        self._by_last_word: dict[str, list[tuple[str, str, str]]] = defaultdict(list)
+        for prompt in sorted(prompts, key=lambda text: (-len(text), text)):
+            parts = _MASK_WORD.split(prompt)
+            if len(parts) == 2 and any(parts):
+                start, end = parts
+                self._by_last_word[_last_word(end)].append((prompt, start, end))
+
+    def of(self, text: str) -> str | None:
+        for last_word in (_last_word(text), ""):
+            for prompt, start, end in self._by_last_word.get(last_word, ()):
+                fits = text.startswith(start) and text.endswith(end)
+                if fits and len(text) > len(start) + len(end):
+                    return prompt
+        return None
+
+
+def _said(text: str, subject: str | None) -> str | None:
+    said = said_of(text, subject)
+    return None if said is None else normalize_text(said)
+
+
+def _last_word(text: str) -> str:
+    return text.rpartition(" ")[2] if " " in text else ""

@@ -7,14 +7,51 @@ the text with the name masked. See docs/decisions/0002-scope-classifier.md.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 MASK = "X"
 """Stands for the subject in a masked text."""
 
+_LEAST_WORDS = 3
+_LEAST_PLURAL = 4  # letters of a noun whose plural is known
+_SENTENCE_END = re.compile(r"(?:[.!?\u2026]+[\"'\u2019\u201d)\]]*\s+|\n+)(?=\S)")
+_ABBREVIATIONS = frozenset(
+    [
+        "bros",
+        "co",
+        "col",
+        "corp",
+        "dr",
+        "ft",
+        "gen",
+        "gov",
+        "hon",
+        "inc",
+        "jr",
+        "lt",
+        "ltd",
+        "mr",
+        "mrs",
+        "ms",
+        "mt",
+        "no",
+        "prof",
+        "rep",
+        "rev",
+        "sen",
+        "sgt",
+        "sr",
+        "st",
+        "ste",
+        "vol",
+        "vs",
+    ]
+)
 _HYPHENS = "-\u2010\u2011"
 
 
@@ -70,16 +107,53 @@ def subject_key(subject: str | None) -> tuple[str, ...]:
     return tuple(word.folded for word in words_of(subject or ""))
 
 
-def masked(text: str, mention: Mention) -> str:
-    """The text with the mention replaced by the mask."""
-    return text[: mention.start] + MASK + text[mention.end :]
+def said_about(text: str, mentions: Sequence[Mention]) -> str:
+    """What the text says about a subject: the mentions masked, from the beginning of the sentence
+    that names it last.
+
+    What stands before is other matter more often than not; a sentence of fewer than three words
+    is taken together with the one before. What comes after counts: "X is in Oslo. The mayor of
+    Bergen is" asks nothing about X.
+
+    Parameters
+    ----------
+    mentions:
+        Of one subject, in the order of the text; one at least.
+    """
+    parts, done = [], 0
+    for mention in mentions:
+        parts += [text[done : mention.start], MASK]
+        done = mention.end
+    before = "".join(parts)
+    said = before + text[done:]
+    for start in reversed([0, *_sentence_starts(before)]):
+        if len(words_of(said[start:])) >= _LEAST_WORDS:
+            return said[start:]
+    return said
 
 
-def mask_subject(text: str, subject: str | None) -> str | None:
-    """The text with the first mention of the subject masked; None if it isn't named."""
+def said_of(text: str, subject: str | None) -> str | None:
+    """:func:`said_about` one subject; None if the text doesn't name it."""
     key = subject_key(subject)
     found = SubjectIndex([key]).find(text) if key else []
-    return masked(text, found[0]) if found else None
+    return said_about(text, found) if found else None
+
+
+def sentences_of(text: str) -> list[str]:
+    """The sentences of a text; full stops after initials and common abbreviations end none."""
+    edges = [0, *_sentence_starts(text), len(text)]
+    return [text[a:b] for a, b in pairwise(edges) if text[a:b].strip()]
+
+
+def _sentence_starts(text: str) -> list[int]:
+    """Where sentences after the first begin."""
+    starts = []
+    for found in _SENTENCE_END.finditer(text):
+        word = text[: found.start()].rpartition(" ")[2].strip("(\"'")
+        is_short = len(word) == 1 or word.casefold() in _ABBREVIATIONS
+        if not (found[0].startswith(".") and is_short):
+            starts.append(found.end())
+    return starts
 
 
 class SubjectIndex:
@@ -98,7 +172,8 @@ class SubjectIndex:
     def find(self, text: str) -> list[Mention]:
         """The mentions in the order of the text; one inside a longer one doesn't count.
 
-        A word joined to another by a hyphen is part of it: "Guinea-Bissau" doesn't name Guinea.
+        A word joined to another by a hyphen is part of it: "Guinea-Bissau" doesn't name Guinea. A
+        common noun may stand in the plural: "cysts" names the subject "cyst".
         """
         if not self._subjects:
             return []
@@ -107,10 +182,15 @@ class SubjectIndex:
         covered: list[tuple[int, int]] = []
         for length in self._lengths:
             for first in range(len(words) - length + 1):
+                last = words[first + length - 1]
                 key = tuple(word.folded for word in words[first : first + length])
                 if key not in self._subjects:
-                    continue
-                start, end = words[first].start, words[first + length - 1].end
+                    if not (last.folded.endswith("s") and text[last.start].islower()):
+                        continue
+                    key = (*key[:-1], last.folded[:-1])
+                    if len(key[-1]) < _LEAST_PLURAL or key not in self._subjects:
+                        continue
+                start, end = words[first].start, last.end
                 inside = any(a <= start and end <= b for a, b in covered)
                 if not inside and not _is_joined(text, start, end):
                     found.append(Mention(key, start, end))
@@ -124,9 +204,9 @@ def _is_joined(text: str, start: int, end: int) -> bool:
     return before or after
 
 
-def mentions_by_subject(mentions: Sequence[Mention]) -> dict[tuple[str, ...], Mention]:
-    """The first mention of each subject."""
-    first: dict[tuple[str, ...], Mention] = {}
+def mentions_by_subject(mentions: Iterable[Mention]) -> dict[tuple[str, ...], list[Mention]]:
+    """The mentions of each subject, in the order of the text."""
+    found: dict[tuple[str, ...], list[Mention]] = {}
     for mention in mentions:
-        first.setdefault(mention.subject, mention)
-    return first
+        found.setdefault(mention.subject, []).append(mention)
+    return found

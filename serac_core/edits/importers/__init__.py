@@ -8,14 +8,16 @@ from typing import Any, Literal, get_args
 
 from serac_core.edits.importers.counterfact import counterfact_edits
 from serac_core.edits.importers.easyedit import easyedit_edits
+from serac_core.edits.importers.halluedit import halluedit_edits
 from serac_core.edits.importers.mquake import mquake_edits
+from serac_core.edits.importers.pokemqa import pokemqa_edits
 from serac_core.edits.importers.source_file import UnreadableBenchmark, read_source
 from serac_core.edits.importers.zsre import zsre_edits
 from serac_core.edits.record import Edit
 
 __all__ = ["FORMATS", "Format", "UnreadableBenchmark", "import_edits"]
 
-Format = Literal["easyedit", "counterfact", "zsre", "mquake", "knowedit"]
+Format = Literal["easyedit", "counterfact", "zsre", "mquake", "knowedit", "halluedit", "pokemqa"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
 _READERS: dict[Format, Callable[[list[dict[str, Any]], Path], list[Edit]]] = {
@@ -24,6 +26,8 @@ _READERS: dict[Format, Callable[[list[dict[str, Any]], Path], list[Edit]]] = {
     "counterfact": counterfact_edits,
     "zsre": zsre_edits,
     "mquake": mquake_edits,
+    "halluedit": halluedit_edits,
+    "pokemqa": pokemqa_edits,
 }
 
 

@@ -11,7 +11,7 @@ import pytest
 from serac_core.edits.record import Edit
 from serac_core.scope.cohort import TEMPERATURES, Cohort, CohortScorer, UnreadableCohort
 from serac_core.scope.scale import COMPETITION, Scale, fit_scale, unfitted_score
-from serac_core.scope.subject import SubjectIndex, mask_subject, subject_key, words_of
+from serac_core.scope.subject import SubjectIndex, said_of, subject_key, words_of
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ from serac_core.scope.subject import SubjectIndex, mask_subject, subject_key, wo
 def test_masks_a_subject_only_where_it_is_named(
     text: str, subject: str | None, said: str | None
 ) -> None:
-    assert mask_subject(text, subject) == said
+    assert said_of(text, subject) == said
 
 
 def test_a_longer_name_hides_the_shorter_one_inside_it() -> None:
