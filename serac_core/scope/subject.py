@@ -150,7 +150,7 @@ def _sentence_starts(text: str) -> list[int]:
     starts = []
     for found in _SENTENCE_END.finditer(text):
         word = text[: found.start()].rpartition(" ")[2].strip("(\"'")
-        is_short = len(word) == 1 or word.casefold() in _ABBREVIATIONS
+        is_short = len(word.rpartition(".")[2]) == 1 or word.casefold() in _ABBREVIATIONS
         if not (found[0].startswith(".") and is_short):
             starts.append(found.end())
     return starts

@@ -158,6 +158,58 @@ def test_zsre_takes_the_mark_of_its_locality_questions_off(tmp_path: Path) -> No
     assert edit.portability[0].ground_truth == "Bergen"
 
 
+def test_halluedit_brings_near_misses_and_keeps_the_yes_and_no_questions(tmp_path: Path) -> None:
+    record = {
+        "topic": "art",
+        "subject": "Brill",
+        "relation": "movement",
+        "object": "Tealism",
+        "question": "What is the movement of Brill?",
+        "paraphrased_question": "Which movement does Brill belong to?",
+        "yes_question": "Is the movement of Brill Tealism?",
+        "locality_question": "Who made Brill?",
+        "question_2hop": "Who founded the movement of Brill?",
+        "answer_2hop": "Ann",
+        "question_3hop": "Where was that person born?",
+        "answer_3hop": "",
+    }
+    (edit,) = import_edits(saved(tmp_path, [record]), "halluedit")
+    assert (edit.prompt, edit.target_new) == ("What is the movement of Brill?", "Tealism")
+    assert edit.rephrase_prompts == ("Which movement does Brill belong to?",)
+    assert [(p.prompt, p.kind) for p in edit.locality] == [("Who made Brill?", "same_subject")]
+    assert [p.ground_truth for p in edit.portability] == ["Ann"]
+    assert (edit.model_extra or {})["yes_question"] == "Is the movement of Brill Tealism?"
+
+
+@pytest.mark.parametrize(
+    ("statement", "prompt", "subject", "target"),
+    [
+        ("The author of Brill is Ann Bo.", "The author of Brill is", "Brill", "Ann Bo"),
+        (
+            "The Mayor of Oslo is Ann Bo of Bergen",
+            "The Mayor of Oslo is",
+            "Mayor of Oslo",
+            "Ann Bo of Bergen",
+        ),
+        ("Ann Bo is a citizen of Peru", "Ann Bo is a citizen of", "Ann Bo", "Peru"),
+        ("Nobody knows Ann", "Nobody knows", None, "Ann"),
+    ],
+)
+def test_pokemqa_tells_subject_and_target_apart(
+    tmp_path: Path, statement: str, prompt: str, subject: str | None, target: str
+) -> None:
+    twice = [{"edit": statement, "questions": ["Who?", "Who?"]}]
+    twice.append({"edit": statement, "questions": ["Who is it?"]})
+    (edit,) = import_edits(saved(tmp_path, twice), "pokemqa")
+    assert (edit.prompt, edit.subject, edit.target_new) == (prompt, subject, target)
+    assert edit.rephrase_prompts == ("Who?", "Who is it?")
+
+
+def test_pokemqa_names_a_record_without_questions(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableBenchmark, match="record 1: questions: must be a list"):
+        import_edits(saved(tmp_path, [{"edit": "A is B", "questions": "Who?"}]), "pokemqa")
+
+
 def test_mquake_imports_an_edit_once_with_the_questions_of_all_its_cases(tmp_path: Path) -> None:
     a = rewrite("Ole Dahl", "Chile", "Norway", question="Which country is Ole Dahl a citizen of?")
     b = rewrite("Una Lie", "Peru", "Norway", question="Which country is Una Lie a citizen of?")

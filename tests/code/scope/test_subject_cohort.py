@@ -11,7 +11,7 @@ import pytest
 from serac_core.edits.record import Edit
 from serac_core.scope.cohort import TEMPERATURES, Cohort, CohortScorer, UnreadableCohort
 from serac_core.scope.scale import COMPETITION, Scale, fit_scale, unfitted_score
-from serac_core.scope.subject import SubjectIndex, said_of, subject_key, words_of
+from serac_core.scope.subject import SubjectIndex, said_of, sentences_of, subject_key, words_of
 
 
 @pytest.mark.parametrize(
@@ -24,6 +24,20 @@ from serac_core.scope.subject import SubjectIndex, said_of, subject_key, words_o
         ("Where is Guinea-Bissau?", "Guinea-Bissau", "Where is X?"),
         ("Frances is here", "France", None),
         ("Is C++ older?", "C", "Is X++ older?"),
+        ("Who treats cysts?", "cyst", "Who treats X?"),
+        ("Who treats Cysts?", "cyst", None),  # a name of its own
+        ("Who is bored of gas?", "ga", None),
+        ("I like tea. Who owns Brill?", "Brill", "Who owns X?"),
+        ("I love Brill! Who owns Brill, and is Brill old?", "Brill", "Who owns X, and is X old?"),
+        (
+            "Brill is in Oslo. The mayor of Bergen is",
+            "Brill",
+            "X is in Oslo. The mayor of Bergen is",
+        ),
+        ("Tell me who owns it. Brill?", "Brill", "Tell me who owns it. X?"),
+        ("Who runs Brill Inc. in Mt. Vernon?", "Mt. Vernon", "Who runs Brill Inc. in X?"),
+        ("Was it J. R. Brill who sang?", "Brill", "Was it J. R. X who sang?"),
+        ("Some words\nWho owns Brill?", "Brill", "Who owns X?"),
         ("anything", None, None),
         ("anything", "?!", None),
     ],
@@ -32,6 +46,20 @@ def test_masks_a_subject_only_where_it_is_named(
     text: str, subject: str | None, said: str | None
 ) -> None:
     assert said_of(text, subject) == said
+
+
+def test_sentences_end_neither_at_initials_nor_at_abbreviations() -> None:
+    text = 'Dr. J. Bo left. "Why?" he asked. U.S. law... No!  Yes\n\nIn 1.5 years'
+    assert [part.strip() for part in sentences_of(text)] == [
+        "Dr. J. Bo left.",
+        '"Why?"',
+        "he asked.",
+        "U.S. law...",
+        "No!",
+        "Yes",
+        "In 1.5 years",
+    ]
+    assert sentences_of(" ") == []
 
 
 def test_a_longer_name_hides_the_shorter_one_inside_it() -> None:
