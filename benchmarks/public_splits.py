@@ -32,51 +32,11 @@ from serac_core.edits.importers.source_file import read_source
 from serac_core.edits.jsonl import write_edits
 from serac_core.edits.record import Edit, LocalityProbe, content_id, normalize_text
 from serac_core.edits.training_set import fold_of
-from serac_core.scope.subject import SubjectIndex, said_of, subject_key, words_of
+from serac_core.scope.same_fact import Concerns
 
 _SEED = 17
 _FACTS_EACH = 40  # of a relation of ParaRel and EntityQuestions
 _ONE_TEMPLATE = {"P276": "P131"}  # EntityQuestions asks both in the same words
-_FUNCTION_WORDS = frozenset(
-    [
-        "a",
-        "an",
-        "and",
-        "are",
-        "as",
-        "at",
-        "be",
-        "by",
-        "does",
-        "for",
-        "from",
-        "has",
-        "have",
-        "in",
-        "is",
-        "it",
-        "its",
-        "of",
-        "on",
-        "or",
-        "that",
-        "the",
-        "their",
-        "they",
-        "this",
-        "to",
-        "was",
-        "were",
-        "what",
-        "where",
-        "which",
-        "who",
-        "whose",
-        "will",
-        "with",
-        "x",
-    ]
-)
 
 
 def main() -> None:
@@ -90,9 +50,7 @@ def main() -> None:
 def split(sources: Path, out: Path) -> None:
     """Write `train`, `score`, `beside` and `splits.json` to `out`."""
     rng = Random(_SEED)
-    counterfact = _without_conflicts(
-        import_edits(sources / "counterfact-train.json.gz", "counterfact")
-    )
+    counterfact = import_edits(sources / "counterfact-train.json.gz", "counterfact")
     validation = import_edits(sources / "counterfact-val.json.gz", "counterfact")
     kept_apart = {normalize_text(edit.subject or "") for edit in validation}
 
@@ -170,70 +128,27 @@ def split(sources: Path, out: Path) -> None:
 def set_aside(
     stored: Sequence[Edit], claims: Iterable[str]
 ) -> tuple[list[str], list[dict[str, str]]]:
-    """The claims that are traffic, and those that concern a stored edit, each with the reason.
-
-    A claim concerns an edit when it names its subject and holds, beside the name, a content word
-    of how the edit's kind of question is put (by edits with the same target or the same masked
-    prompt), or the edit's target or ground truth.
-    """
-    concerns = _Concerns(stored)
+    """The claims that are traffic, and those that concern a stored edit
+    (:class:`serac_core.scope.same_fact.Concerns`), each with the reason."""
+    concerns = Concerns(stored)
     kept, aside = [], []
     for claim in claims:
-        reason = concerns.reason(claim)
-        if reason:
-            aside.append({"query": claim, **reason})
-        else:
+        found = concerns.reason(claim)
+        if found is None:
             kept.append(claim)
+        else:
+            edit, word = found
+            aside.append({"query": claim, "edit_id": edit.id, "edit": edit.prompt, "because": word})
     return kept, aside
-
-
-class _Concerns:
-    def __init__(self, edits: Sequence[Edit]) -> None:
-        self._about: dict[tuple[str, ...], list[Edit]] = defaultdict(list)
-        for edit in edits:
-            self._about[subject_key(edit.subject)].append(edit)
-        self._index = SubjectIndex(self._about)
-
-    def edits(self, claim: str) -> list[Edit]:
-        return [e for mention in self._index.find(claim) for e in self._about[mention.subject]]
-
-    def reason(self, claim: str) -> dict[str, str]:
-        for edit in self.edits(claim):
-            said = [word.folded for word in words_of(said_of(claim, edit.subject) or claim)]
-            stems = {_stem(word) for word in said}
-            for answer in (edit.target_new, edit.ground_truth):
-                key = subject_key(answer)
-                if key and _holds(said, key):
-                    return {"edit_id": edit.id, "edit": edit.prompt, "because": str(answer)}
-            wording = " ".join(
-                said_of(text, edit.subject) or "" for text in (edit.prompt, *edit.rephrase_prompts)
-            )
-            for word in words_of(wording):
-                if word.folded not in _FUNCTION_WORDS and _stem(word.folded) in stems:
-                    return {"edit_id": edit.id, "edit": edit.prompt, "because": word.folded}
-        return {}
-
-
-def _stem(word: str) -> str:
-    """Enough of a word for `founded`, `founder` and `founders` to be alike."""
-    return word[:5]
-
-
-def _holds(words: Sequence[str], key: tuple[str, ...]) -> bool:
-    return any(tuple(words[n : n + len(key)]) == key for n in range(len(words) - len(key) + 1))
-
-
-def _without_conflicts(edits: Iterable[Edit]) -> list[Edit]:
-    return list({edit.id: edit for edit in edits}.values())
 
 
 def _claims_about(edits: Sequence[Edit], claims: Iterable[str]) -> dict[str, tuple[str, ...]]:
     """Claims that name an edit's subject and don't concern it, by the edit's id."""
-    concerns = _Concerns(edits)
+    concerns = Concerns(edits)
     found: dict[str, list[str]] = defaultdict(list)
     for claim in claims:
-        if not concerns.reason(claim):
-            for edit in concerns.edits(claim):
+        if concerns.reason(claim) is None:
+            for edit in concerns.named_by(claim):
                 found[edit.id].append(claim)
     return {id_: tuple(texts[:3]) for id_, texts in found.items()}
 

@@ -65,6 +65,11 @@ class ScopeConfig(_Section):
         0.05, gt=0, description="Softmax temperature of the contrastive loss."
     )
     checkpoint_every: int = Field(120, ge=1, description="Steps between checkpoints.")
+    verifier_steps: int = Field(
+        0, ge=0, description="Optimizer steps of the verifier; 0: one encoder pass decides alone."
+    )
+    verifier_batch_size: int = Field(96, ge=2, description="Least pairs of a step.")
+    verifier_learning_rate: float = Field(1e-4, gt=0, description="Peak rate of the verifier.")
 
 
 class ScopeStartConfig(ScopeConfig):
@@ -100,6 +105,13 @@ class ExportConfig(_Section):
 
 
 class CalibrationConfig(_Section):
+    verifier_band: float = Field(
+        0.002,
+        ge=0,
+        lt=0.5,
+        description="Share of the pairs that apply below, and of the others above, the band of "
+        "scores that the verifier is asked about.",
+    )
     max_probes_routed: float = Field(
         0.0275, gt=0, le=1, description="Share of the calibration's near misses that may be routed."
     )

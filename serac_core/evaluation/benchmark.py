@@ -2,15 +2,16 @@
 
 For each size the memory holds that many of the edits, in a fixed random order, and all their
 prompts, rephrasings and locality probes are routed. Right is, in scope, a route to the query's own
-edit or to another stored edit of the same fact; out of scope, no route. What falls under a stored
-edit by the rules of :mod:`serac_core.scope.same_fact` is no near miss and is set aside;
-`right_all` counts it in, and as wrong when it is routed.
+edit or to another stored edit of the same fact; out of scope, no route. Set aside, by the rules of
+:mod:`serac_core.scope.same_fact`, are near misses that fall under a stored edit or concern one
+(HalluEditBench asks "What genre is X known for?" beside "What is the genre of X?") and
+rephrasings that don't name their subject; `right_all` counts all.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
@@ -22,7 +23,8 @@ from serac_core.edits.record import Edit
 from serac_core.errors import SeracError
 from serac_core.evaluation.plots import draw_quality
 from serac_core.progress import Say, in_chunks
-from serac_core.scope.same_fact import SameFact
+from serac_core.scope.same_fact import Concerns, SameFact
+from serac_core.scope.subject import said_of
 from serac_core.statistics import upper_bound_95, wilson_interval
 
 IN_SCOPE_KINDS = ("prompt", "rephrase")
@@ -42,6 +44,8 @@ class RoutedProbe:
         Number of the query among those of its size.
     also_under:
         Ids of other stored edits that the query truly falls under.
+    aside:
+        Why the query is set aside; empty for a clear one.
     """
 
     size: int
@@ -54,17 +58,13 @@ class RoutedProbe:
     score: float
     threshold: float
     also_under: tuple[str, ...]
+    aside: str
 
     @property
     def is_right(self) -> bool:
         if self.expected_edit_id is None:
             return not self.in_scope
         return self.edit_id == self.expected_edit_id or self.edit_id in self.also_under
-
-    @property
-    def is_clear(self) -> bool:
-        """Whether the right route is beyond doubt."""
-        return self.expected_edit_id is not None or not self.also_under
 
 
 def benchmark_quality(
@@ -121,7 +121,9 @@ def benchmark_quality(
         )
     encoder = RememberingEncoder(OnnxEncoder.load(release / "scope", variant, provider))
     thresholds = read_calibration(release / "scope" / "calibration.json", variant)
+    by_id = {edit.id: edit for edit in asked}
     facts = SameFact([*asked, *filling])
+    concerns = Concerns([*asked, *filling])
     probes: list[RoutedProbe] = []
     for size in sorted(set(sizes)):
         own = asked[:size]
@@ -138,8 +140,9 @@ def benchmark_quality(
         for number, ((kind, query, owner), decision) in enumerate(
             zip(rows, decisions, strict=True)
         ):
-            under = tuple(edit.id for edit in facts.edits_of(query, held) if edit.id != owner)
             in_scope = kind in IN_SCOPE_KINDS
+            own_edit = by_id.get(owner or "")
+            under, aside = _judged(query, kind, own_edit, facts, concerns, held)
             probes.append(
                 RoutedProbe(
                     size,
@@ -152,6 +155,7 @@ def benchmark_quality(
                     decision.score,
                     decision.threshold,
                     under,
+                    aside,
                 )
             )
     metrics: dict[str, Any] = {
@@ -192,11 +196,36 @@ def _questions(
         yield "traffic", query, None
 
 
+def _judged(
+    query: str,
+    kind: str,
+    own: Edit | None,
+    facts: SameFact,
+    concerns: Concerns,
+    held: Collection[str],
+) -> tuple[tuple[str, ...], str]:
+    """Ids of the other stored edits that a query falls under, and why it is set aside."""
+    found = facts.edits_of(query, held)
+    if kind in IN_SCOPE_KINDS and own is not None:
+        found += [edit for edit in facts.same_as(own) if edit.id in held]
+        names_it = not own.subject or said_of(query, own.subject) is not None
+        aside = "" if names_it else "doesn't name its subject"
+        return tuple(dict.fromkeys(edit.id for edit in found if edit.id != own.id)), aside
+    under = tuple(edit.id for edit in found)
+    if under:
+        return under, "falls under a stored edit"
+    if kind == "same_subject":
+        concerned = concerns.reason(query, held)
+        if concerned is not None:
+            return under, f"concerns {concerned[0].id}: {concerned[1]}"
+    return under, ""
+
+
 def _figures(probes: Sequence[RoutedProbe]) -> dict[str, dict[str, float]]:
     kinds: dict[str, dict[str, float]] = {}
     for kind in dict.fromkeys(probe.kind for probe in probes):
         of_kind = [probe for probe in probes if probe.kind == kind]
-        clear = [probe.is_right for probe in of_kind if probe.is_clear]
+        clear = [probe.is_right for probe in of_kind if not probe.aside]
         low, high = wilson_interval(sum(clear), len(clear))
         kinds[kind] = {
             "right": sum(clear) / len(clear) if clear else 1.0,

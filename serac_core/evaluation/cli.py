@@ -108,6 +108,9 @@ def benchmark_quality(
     traffic: Annotated[
         Path | None, typer.Option(help="JSON lines of queries that no edit is meant by.")
     ] = None,
+    train_traffic: Annotated[
+        Path | None, typer.Option(help="The same, to train and calibrate on.")
+    ] = None,
     variant: Annotated[str, typer.Option(help="Encoder graph: fp32, fp16, int8.")] = "fp32",
     provider: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     seed: Annotated[int, typer.Option(help="Of the order in which edits fill the memory.")] = 17,
@@ -138,6 +141,7 @@ def benchmark_quality(
             train,
             out / "trained",
             load_params(params),
+            traffic=list(read_queries(train_traffic)) if train_traffic else (),
             world=world,
             cache_dir=cache_dir,
             say=tell,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ def calibrate(
     target_false_route: float,
     *,
     max_probes_routed: float = 1.0,
+    verifier_band: float = 0.002,
     provider: str = "cpu",
 ) -> dict[str, Any]:
     """Write `calibration.json`, `scores.jsonl`, `misrouted.jsonl`, `curve.csv` and `curve.png`.
@@ -47,6 +49,8 @@ def calibrate(
     ----------
     max_probes_routed:
         Largest share of the edits' probes out of scope that may be routed in.
+    verifier_band:
+        As `calibration.verifier_band` of params.yaml.
     target_false_route:
         Largest share of everyday messages (traffic) that may be routed in.
 
@@ -54,7 +58,8 @@ def calibrate(
     -------
     dict
         The content of `calibration.json`. Of each variant: `threshold`, `whole_text_threshold`,
-        `scale` (its weights; None where scores are differences of cosines), `true_route` of
+        `scale` (its weights; None where scores are differences of cosines), `verification` (None
+        without a verifier), `true_route` of
         `n_in` rephrasings and prompts, `false_route` of `n_out` queries with its one-sided 95 %
         Clopper-Pearson bound, and the same for each kind.
 
@@ -72,7 +77,8 @@ def calibrate(
         tell(f"{variant}: asking {len(edits)} edits' own questions, subjects masked")
         probing = Probing(encoder, edits, traffic)
         scale = probing.fitted_scale()
-        outcome = probing.outcome(scale)
+        verification = probing.fitted_verification(scale, verifier_band) if scale else None
+        outcome = probing.outcome(scale, verification)
         tell(f"{variant}: the same by whole texts")
         whole = Probing(
             encoder, edits, traffic, whole_texts=True, asked_at_most=_WHOLE_TEXTS_ASKED
@@ -84,6 +90,7 @@ def calibrate(
                 whole, target_false_route, max_probes_routed
             ),
             "scale": list(scale.weights) if scale else None,
+            "verification": asdict(verification) if verification else None,
             "target_false_route": target_false_route,
             "encoder_digest": encoder.digest,
             **_rates(outcome, threshold),

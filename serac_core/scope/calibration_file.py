@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from serac_core.errors import SeracError
-from serac_core.scope.scale import Scale
+from serac_core.scope.scale import Scale, Verification
 
 
 class UnreadableCalibration(SeracError):
@@ -17,11 +18,12 @@ class UnreadableCalibration(SeracError):
 @dataclass(frozen=True, slots=True)
 class Thresholds:
     """Least score in scope; least cosine in scope where whole texts are compared; what scores
-    are made with."""
+    are made with, and when the verifier is asked."""
 
     threshold: float
     whole_text_threshold: float
     scale: Scale | None = None
+    verification: Verification | None = None
 
 
 def read_calibration(path: str | Path, variant: str) -> Thresholds:
@@ -45,8 +47,16 @@ def read_calibration(path: str | Path, variant: str) -> Thresholds:
             float(found["threshold"]),
             float(found["whole_text_threshold"]),
             Scale(tuple(map(float, weights))) if weights else None,
+            _verification(found.get("verification")),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UnreadableCalibration(
             f"{path}: no thresholds: {error!r}", remedy="`serac calibrate` writes it"
         ) from error
+
+
+def _verification(found: Any) -> Verification | None:
+    if found is None:
+        return None
+    constant, of_logit, of_score = map(float, found["weights"])
+    return Verification(float(found["low"]), float(found["high"]), (constant, of_logit, of_score))

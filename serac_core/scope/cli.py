@@ -113,6 +113,7 @@ def calibrate(
         out,
         target,
         max_probes_routed=settings.calibration.max_probes_routed,
+        verifier_band=settings.calibration.verifier_band,
         provider=settings.export.provider,
     )
     if as_json:

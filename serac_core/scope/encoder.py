@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from sentence_transformers import SentenceTransformer
 
+    from serac_core.scope.verifier import TorchVerifier, Verifier
+
     Matrix = NDArray[np.float32]
 
 MAX_TOKENS = 128
@@ -45,6 +47,10 @@ class Encoder(Protocol):
     @property
     def scorer(self) -> CohortScorer:
         """Scores relative to the encoder's cohort."""
+
+    @property
+    def verifier(self) -> Verifier | None:
+        """Reads pairs of texts; None if the encoder was exported without one."""
 
     def encode(self, texts: Sequence[str], batch_size: int = 64) -> Matrix:
         """(N, D) unit vectors."""
@@ -108,7 +114,9 @@ class TorchEncoder:
         scorer: CohortScorer | None = None,
         *,
         quick: bool = False,
+        verifier: TorchVerifier | None = None,
     ) -> None:
+        self.verifier = verifier
         self.model = model
         self.cohort = cohort
         self.digest = digest
@@ -129,13 +137,17 @@ class TorchEncoder:
         ------
         EncoderNotFound, UnreadableCohort
         """
+        from serac_core.scope.verifier import VERIFIER_FOLDER, TorchVerifier
+
         folder = Path(folder)
+        has_verifier = (folder / VERIFIER_FOLDER).is_dir()
+        verifier = TorchVerifier.load(folder / VERIFIER_FOLDER) if has_verifier else None
         model = load_encoder(str(folder))
         model.max_seq_length = min(model.max_seq_length or MAX_TOKENS, MAX_TOKENS)
         files = sorted(folder.rglob("*.safetensors"))
         parts = json.dumps([file_sha256(path) for path in files])
         digest = hashlib.sha256(parts.encode()).hexdigest()
-        return cls(model, Cohort.load(folder), digest, scorer)
+        return cls(model, Cohort.load(folder), digest, scorer, verifier=verifier)
 
     @cached_property
     def scorer(self) -> CohortScorer:
@@ -166,18 +178,34 @@ class TorchEncoder:
 class RememberingEncoder:
     """An encoder that encodes a text once, however often it is asked for it.
 
-    For measurements, where the prompts in memory are asked too. It grows with what it is asked.
+    For measurements, where the prompts in memory are asked too; its verifier remembers pairs. It
+    grows with what it is asked.
     """
 
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
         self._vectors: dict[str, Matrix] = {}
+        self._logits: dict[tuple[str, str], float] = {}
         self.variant = encoder.variant
         self.digest = encoder.digest
 
     @property
     def scorer(self) -> CohortScorer:
         return self._encoder.scorer
+
+    @property
+    def verifier(self) -> Verifier | None:
+        """This one, which remembers pairs too, where the encoder has one."""
+        return None if self._encoder.verifier is None else self
+
+    def logits(self, pairs: Sequence[tuple[str, str]]) -> Matrix:
+        """(N,) of edit's wording and query."""
+        import numpy as np
+
+        new = [pair for pair in dict.fromkeys(pairs) if pair not in self._logits]
+        if new and self._encoder.verifier is not None:
+            self._logits.update(zip(new, self._encoder.verifier.logits(new).tolist(), strict=True))
+        return np.array([self._logits[pair] for pair in pairs], dtype=np.float32)
 
     def encode(self, texts: Sequence[str], batch_size: int = 64) -> Matrix:
         """(N, D) unit vectors."""

@@ -1,10 +1,12 @@
-"""Export: encoder, mean pooling and normalisation as one ONNX graph, checked against PyTorch."""
+"""Export: encoder, mean pooling and normalisation as one ONNX graph, the verifier as another, both
+checked against PyTorch."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +20,7 @@ from serac_core.progress import in_chunks, tell
 from serac_core.scope.cohort import Cohort
 from serac_core.scope.encoder import MAX_TOKENS, TorchEncoder
 from serac_core.scope.loading import file_sha256
-from serac_core.scope.session import GRAPH_FILES, OnnxEncoder
+from serac_core.scope.session import GRAPH_FILES, VERIFIER_FILES, OnnxEncoder
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -26,9 +28,11 @@ if TYPE_CHECKING:
     from serac_core.scope.encoder import Matrix
 
 OPSET = 18
+_VERIFIER_OUTPUT = "logit"
 _OUTPUT = "sentence_vector"  # `embedding` would stand twice in the graph
 _PARITY_EDITS = 60
 _PARITY_COHORT = 600
+_PARITY_PAIRS = 200
 _COHORT_AT_ONCE = 8192  # texts
 _INT8_BLOCK = 32
 _INT8_PRODUCTS = 4  # ONNX Runtime's accuracy_level of products in int8
@@ -43,6 +47,8 @@ class NotExportable(SeracError):
     """The encoder is of a kind that the export doesn't know."""
 
 
+LOGIT_BOUND = 1e-2
+"""Largest difference of a logit between the verifier's fp32 graph and PyTorch."""
 PARITY_BOUND = 1e-4
 """Largest difference of a component between the fp32 graph and PyTorch."""
 
@@ -58,7 +64,8 @@ def export_encoder(
     Returns
     -------
     dict
-        The content of `export.json`: per variant `max_abs_diff`, `cosine_min`, `cosine_mean`.
+        The content of `export.json`: `parity`, per variant `max_abs_diff`, `cosine_min`,
+        `cosine_mean`; `verifier_parity`, `max_abs_diff` and `mean_abs_diff` of logits.
 
     Raises
     ------
@@ -76,6 +83,12 @@ def export_encoder(
         for variant in variants[1:]:
             tell(f"{variant}: converting")
             convert[variant](graph, folder / GRAPH_FILES[variant])
+        if torch_encoder.verifier is not None:
+            tell("verifier: exporting")
+            graph = folder / VERIFIER_FILES["fp32"]
+            _export_verifier(torch_encoder.verifier.model, graph)
+            for variant in variants[1:]:
+                convert[variant](graph, folder / VERIFIER_FILES[variant])
         cohort = torch_encoder.cohort
         vectors_CD = _cohort_vectors(torch_encoder.model, cohort)
         cohort = cohort.with_synonyms(vectors_CD)
@@ -84,16 +97,29 @@ def export_encoder(
         expected_ND = torch_encoder.encode(texts)
         parity: dict[str, dict[str, float]] = {}
         digests: dict[str, str] = {}
+        pairs = list(pairwise(texts))[:_PARITY_PAIRS]
+        logits: dict[str, dict[str, float]] = {}
         for variant in variants:
             provider = "cuda" if variant == "fp16" else config.provider
             encoder = OnnxEncoder.load(folder, variant, provider)
             parity[variant] = _compare(expected_ND, encoder.encode(texts))
             digests[variant] = encoder.digest
             tell(f"{variant}: {parity[variant]}")
+            if torch_encoder.verifier is not None and encoder.verifier is not None:
+                logits[variant] = _compare_logits(
+                    torch_encoder.verifier.logits(pairs), encoder.verifier.logits(pairs)
+                )
+                tell(f"{variant}: verifier: {logits[variant]}")
         if parity["fp32"]["max_abs_diff"] > PARITY_BOUND:
             raise ParityFailed(
                 f"{out}: fp32 differs from PyTorch by {parity['fp32']['max_abs_diff']:.2e} "
                 f"(at most {PARITY_BOUND:g})",
+                remedy="the architecture may need another opset; report the encoder's name",
+            )
+        if logits and logits["fp32"]["max_abs_diff"] > LOGIT_BOUND:
+            raise ParityFailed(
+                f"{out}: the verifier's fp32 logits differ from PyTorch's by "
+                f"{logits['fp32']['max_abs_diff']:.2e} (at most {LOGIT_BOUND:g})",
                 remedy="the architecture may need another opset; report the encoder's name",
             )
         report = {
@@ -104,11 +130,9 @@ def export_encoder(
             "dimensions": int(expected_ND.shape[1]),
             "texts": len(texts),
             "parity": parity,
+            "verifier_parity": logits,
             "digests": digests,
-            "sha256": {
-                GRAPH_FILES[variant]: file_sha256(folder / GRAPH_FILES[variant])
-                for variant in variants
-            },
+            "sha256": {path.name: file_sha256(path) for path in sorted(folder.glob("*.onnx"))},
         }
         text = json.dumps(report, indent=1, sort_keys=True) + "\n"
         (folder / "export.json").write_text(text, encoding="utf-8")
@@ -141,21 +165,9 @@ def _write_tokenizer(model: SentenceTransformer, folder: Path) -> None:
 
 def _export_fp32(model: SentenceTransformer, path: Path) -> None:
     """One graph: (B, L) ids and mask to (B, D) unit vectors."""
-    import logging
-    import warnings
-
     import torch
 
-    transformer: Any = model[0]
-    network = transformer.auto_model.float().eval()
-    pooling = model[1]
-    mode = getattr(pooling, "pooling_mode", None)
-    pools_mean = mode == "mean" or getattr(pooling, "pooling_mode_mean_tokens", False)
-    if not pools_mean:
-        raise NotExportable(
-            f"the encoder pools by {mode!r}; the export knows mean pooling",
-            remedy="use an encoder with mean pooling",
-        )
+    network = _network(model)
 
     class SentenceEncoder(torch.nn.Module):
         def __init__(self) -> None:
@@ -166,23 +178,72 @@ def _export_fp32(model: SentenceTransformer, path: Path) -> None:
             hidden_BLD = self.network(
                 input_ids=input_ids, attention_mask=attention_mask
             ).last_hidden_state
-            weights_BL1 = attention_mask.unsqueeze(-1).to(hidden_BLD.dtype)
-            mean_BD = (hidden_BLD * weights_BL1).sum(1) / weights_BL1.sum(1).clamp(min=1e-9)
-            return torch.nn.functional.normalize(mean_BD, dim=-1)
+            return torch.nn.functional.normalize(_mean(hidden_BLD, attention_mask), dim=-1)
 
-    ids_BL = torch.ones((2, 9), dtype=torch.long)
-    mask_BL = torch.ones_like(ids_BL)  # one tensor for both would become one input of the graph
+    _write_graph(SentenceEncoder(), ["input_ids", "attention_mask"], _OUTPUT, path)
+
+
+def _export_verifier(model: SentenceTransformer, path: Path) -> None:
+    """One graph: (B, L) ids, mask and types to (B,) logits."""
+    import torch
+
+    network = _network(model)
+    dense: Any = model[2]
+    head = dense.linear.float().eval()
+
+    class PairReader(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+            self.head = head
+
+        def forward(self, input_ids: Any, attention_mask: Any, token_type_ids: Any) -> Any:
+            hidden_BLD = self.network(
+                input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids
+            ).last_hidden_state
+            return self.head(_mean(hidden_BLD, attention_mask))[:, 0]
+
+    _write_graph(
+        PairReader(), ["input_ids", "attention_mask", "token_type_ids"], _VERIFIER_OUTPUT, path
+    )
+
+
+def _network(model: SentenceTransformer) -> Any:
+    transformer: Any = model[0]
+    pooling = model[1]
+    mode = getattr(pooling, "pooling_mode", None)
+    pools_mean = mode == "mean" or getattr(pooling, "pooling_mode_mean_tokens", False)
+    if not pools_mean:
+        raise NotExportable(
+            f"the encoder pools by {mode!r}; the export knows mean pooling",
+            remedy="use an encoder with mean pooling",
+        )
+    return transformer.auto_model.float().eval()
+
+
+def _mean(hidden_BLD: Any, attention_mask: Any) -> Any:
+    weights_BL1 = attention_mask.unsqueeze(-1).to(hidden_BLD.dtype)
+    return (hidden_BLD * weights_BL1).sum(1) / weights_BL1.sum(1).clamp(min=1e-9)
+
+
+def _write_graph(module: Any, inputs: list[str], output: str, path: Path) -> None:
+    import logging
+    import warnings
+
+    import torch
+
+    # One tensor given twice would become one input of the graph.
+    examples = tuple(torch.ones((2, 9), dtype=torch.long) for _ in inputs)
     batch, length = torch.export.Dim("batch"), torch.export.Dim("length", max=MAX_TOKENS)
-    shape = {0: batch, 1: length}
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            SentenceEncoder().eval(),
-            (ids_BL, mask_BL),
-            input_names=["input_ids", "attention_mask"],
-            output_names=[_OUTPUT],
-            dynamic_shapes=(shape, shape),
+            module.eval(),
+            examples,
+            input_names=inputs,
+            output_names=[output],
+            dynamic_shapes=({0: batch, 1: length},) * len(inputs),
             opset_version=OPSET,
             dynamo=True,
             verbose=False,
@@ -257,8 +318,14 @@ def _halve(graph: Path, path: Path) -> None:
     onnx.save(convert_float_to_float16(onnx.load(graph), keep_io_types=True), path)
 
 
-def _compare(expected_ND: Any, got_ND: Any) -> dict[str, float]:
+def _compare_logits(expected_N: Any, got_N: Any) -> dict[str, float]:
+    return {
+        "max_abs_diff": float(np.abs(expected_N - got_N).max()),
+        "mean_abs_diff": float(np.abs(expected_N - got_N).mean()),
+    }
 
+
+def _compare(expected_ND: Any, got_ND: Any) -> dict[str, float]:
     cosines_N = (expected_ND * got_ND).sum(axis=1)
     return {
         "max_abs_diff": float(np.abs(expected_ND - got_ND).max()),

@@ -9,10 +9,11 @@ from pathlib import Path
 from serac_core.config import Params
 from serac_core.edits.jsonl import read_active_edits, write_edits
 from serac_core.edits.record import Edit
-from serac_core.edits.training_set import fold_of, write_traffic
+from serac_core.edits.training_set import fold_of, make_training_set, write_traffic
 from serac_core.edits.world import load_world
 from serac_core.progress import Say
 from serac_core.scope.calibration import calibrate
+from serac_core.scope.cohort import relation_of
 from serac_core.scope.export import export_encoder
 from serac_core.scope.same_fact import SameFact
 from serac_core.scope.training import train
@@ -25,6 +26,7 @@ def train_on_edits(
     out: str | Path,
     params: Params,
     *,
+    traffic: Sequence[str] = (),
     world: str | Path = "data/world",
     cache_dir: str | Path = ".serac/cache",
     say: Say = lambda line: None,
@@ -40,8 +42,12 @@ def train_on_edits(
     out:
         Folder: `training/` (the folds), `model/`, `calibration/` and `scope/`, which is as in a
         release.
+    traffic:
+        Queries that no edit is meant by; a function of the text says which train and which
+        calibrate.
     world:
-        Everyday messages that no edit is meant by are its.
+        Its everyday messages join them, and its training fold joins the edits: many more ways to
+        ask.
 
     Returns
     -------
@@ -63,9 +69,12 @@ def train_on_edits(
         for edit in edits:
             fold = fold_of(edit.subject or edit.prompt)
             folds[_FOLD_HERE.get(fold, fold)].append(_classed(edit, facts, name))
+    known = load_world(world)
+    for edit in make_training_set(known, params.training_set, params.seed)["train"]:
+        folds["train"].append(edit.model_copy(update={"set": "world"}))
     for name, chosen in folds.items():
         write_edits(training / f"{name}.jsonl", chosen)
-    write_traffic(training / "traffic.jsonl", load_world(world).traffic)
+    write_traffic(training / "traffic.jsonl", [*known.traffic, *traffic])
     say(", ".join(f"{name}: {len(chosen)} edits" for name, chosen in folds.items()))
     train(
         training,
@@ -83,16 +92,21 @@ def train_on_edits(
         out / "calibration",
         params.calibration.target_false_route,
         max_probes_routed=params.calibration.max_probes_routed,
+        verifier_band=params.calibration.verifier_band,
         provider=params.export.provider,
     )
     shutil.copyfile(out / "calibration" / "calibration.json", out / "scope" / "calibration.json")
     return out
 
 
-def _classed(edit: Edit, facts: SameFact, source: str) -> Edit:
-    """With its class of wordings for `relation`, and for `subject_type` its file: wordings of two
-    files may ask the same without a word in common."""
+def _classed(edit: Edit, facts: SameFact, name: str) -> Edit:
+    """With what training groups edits by: `relation`, its own or its class of wordings; that class;
+    `set` and `subject_type`, its file: wordings of two files may ask the same without a word in
+    common."""
     extra = edit.model_extra or {}
+    found = {"set": name, "subject_type": extra.get("subject_type", name)}
     wording = facts.wording(edit)
-    found = {} if wording is None else {"relation": f"says {wording}"}
-    return edit.model_copy(update={**found, "subject_type": extra.get("subject_type", source)})
+    if wording is not None:
+        found["wording_class"] = wording
+        found["relation"] = relation_of(edit) or f"says {wording}"
+    return edit.model_copy(update=found)

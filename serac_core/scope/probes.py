@@ -13,8 +13,15 @@ from serac_core.edits.record import Edit
 from serac_core.errors import SeracError
 from serac_core.scope.encoder import Encoder, RememberingEncoder
 from serac_core.scope.memory import EditMemory
-from serac_core.scope.router import NO_MATCH, Router
-from serac_core.scope.scale import Scale, fit_scale
+from serac_core.scope.router import NO_MATCH, Candidate, Router
+from serac_core.scope.scale import (
+    SAME_TEXT,
+    Scale,
+    Verification,
+    band_of,
+    fit_scale,
+    fit_verification,
+)
 
 MISROUTE_COST = 2.0
 """A probe routed in costs as much as this many queries in scope routed out."""
@@ -97,9 +104,9 @@ class Probing:
     ) -> None:
         if whole_texts:
             edits = [edit.model_copy(update={"subject": None}) for edit in edits]
-        encoder = RememberingEncoder(encoder)
+        self._encoder = encoder = RememberingEncoder(encoder)
         memory = EditMemory.build(edits, encoder, batch_size=64)
-        router = Router(encoder, memory, 0.0, whole_text_threshold=0.0)
+        self._router = router = Router(encoder, memory, 0.0, whole_text_threshold=0.0)
         asked: list[tuple[str, str, str | None]] = []
         for edit in edits:
             asked.append((edit.prompt, "prompt", edit.id))
@@ -132,23 +139,66 @@ class Probing:
         closeness_NF = np.array([closenesses for closenesses, _ in pairs], dtype=np.float32)
         return fit_scale(closeness_NF, np.array([applies for _, applies in pairs]))
 
-    def outcome(self, scale: Scale | None = None) -> Outcome:
+    def fitted_verification(self, scale: Scale, share: float) -> Verification | None:
+        """Which scores are in doubt, and what the verifier's answers make of them; None without a
+        verifier, or with too few pairs to tell.
+
+        Parameters
+        ----------
+        share:
+            As :func:`serac_core.scope.scale.band_of` takes it.
+        """
+        import numpy as np
+
+        if self._encoder.verifier is None:
+            return None
+        asked = [
+            (candidate, candidate.edit_id == expected)
+            for (_, kind, expected), candidates in zip(self._asked, self._candidates, strict=True)
+            if kind != "prompt"
+            for candidate in candidates
+            if self._by_subject[candidate.place] and candidate.closeness < SAME_TEXT
+        ]
+        if not asked:
+            return None
+        closeness_NF = np.array([found.closenesses for found, _ in asked], dtype=np.float32)
+        applies_N = np.array([applies for _, applies in asked])
+        score_N = scale.score(closeness_NF)
+        low, high = band_of(score_N, applies_N, share)
+        doubtful_N = (score_N >= low) & (score_N <= high)
+        places = np.flatnonzero(doubtful_N)
+        logit_M = self._logits([asked[place][0] for place in places])
+        return fit_verification(logit_M, score_N[places], applies_N[places], (low, high))
+
+    def _logits(self, candidates: Sequence[Candidate]) -> Any:
+        pairs = [(self._router.said_by(found.place), found.compared) for found in candidates]
+        return self._encoder.logits(pairs)
+
+    def outcome(
+        self, scale: Scale | None = None, verification: Verification | None = None
+    ) -> Outcome:
         """Every probe with the score of its best candidate; without a scale, and where whole
         texts are compared, as the router has it."""
         import numpy as np
 
+        flat = [candidate for of_query in self._candidates for candidate in of_query]
+        scores_N = np.array([candidate.score for candidate in flat], dtype=np.float32)
+        by_subject_N = np.array(
+            [self._by_subject[candidate.place] for candidate in flat], dtype=bool
+        )
+        if scale is not None and by_subject_N.any():
+            rows = [c.closenesses for c, named in zip(flat, by_subject_N, strict=True) if named]
+            scores_N[by_subject_N] = scale.score(np.array(rows, dtype=np.float32))
+        if verification is not None:
+            places = np.flatnonzero(by_subject_N & verification.asks(scores_N))
+            if len(places):
+                logit_M = self._logits([flat[place] for place in places])
+                scores_N[places] = verification.score(logit_M, scores_N[places])
+        scores = iter(scores_N.tolist())
         probes = []
         for (query, kind, expected), candidates in zip(self._asked, self._candidates, strict=True):
-            scores = [candidate.score for candidate in candidates]
-            if scale is not None and candidates:
-                rows = [candidate.closenesses for candidate in candidates]
-                scaled = scale.score(np.array(rows, dtype=np.float32)).tolist()
-                scores = [
-                    new if self._by_subject[candidate.place] else candidate.score
-                    for new, candidate in zip(scaled, candidates, strict=True)
-                ]
             best = max(
-                zip(scores, candidates, strict=True),
+                ((next(scores), candidate) for candidate in candidates),
                 key=lambda found: (found[0], found[1].place),
                 default=None,
             )

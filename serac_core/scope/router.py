@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,9 @@ from serac_core.scope.calibration_file import Thresholds, read_calibration
 from serac_core.scope.cohort import NONE_KNOWN
 from serac_core.scope.encoder import Encoder, encodable
 from serac_core.scope.memory import EditMemory, ForeignMemory
-from serac_core.scope.scale import Scale, unfitted_score
-from serac_core.scope.session import OnnxEncoder
-from serac_core.scope.subject import mentions_by_subject, said_about
+from serac_core.scope.scale import Scale, Verification, unfitted_score
+from serac_core.scope.session import OnnxEncoder, UnusableEncoder
+from serac_core.scope.subject import SubjectIndex, mentions_by_subject, said_about
 
 NO_MATCH = -1.0
 """The score of a query that names no subject of any edit."""
@@ -71,6 +71,8 @@ class Candidate:
     overlap, wide_overlap:
         How alike query and edit are in which relations they are near to, from 0 to 1; 0 where
         whole texts are compared.
+    first_score, logit:
+        The score before the verifier was asked, and its answer; None where it wasn't.
     """
 
     edit_id: str
@@ -84,6 +86,8 @@ class Candidate:
     overlap: float
     wide_overlap: float
     place: int
+    first_score: float | None = None
+    logit: float | None = None
 
     @property
     def closenesses(self) -> tuple[float, ...]:
@@ -117,10 +121,13 @@ class Router:
         Least cosine in scope for edits without a subject.
     scale:
         Makes scores probabilities; without one they are differences of cosines.
+    verification:
+        Which scores the encoder's verifier is asked about; None: none.
 
     Raises
     ------
-    ForeignMemory
+    ForeignMemory, UnusableEncoder
+        `verification` needs a verifier and the encoder has none.
     """
 
     def __init__(
@@ -130,6 +137,7 @@ class Router:
         threshold: float,
         whole_text_threshold: float = WHOLE_TEXT_THRESHOLD,
         scale: Scale | None = None,
+        verification: Verification | None = None,
     ) -> None:
         if memory.encoder_digest != encoder.digest:
             raise ForeignMemory(
@@ -141,6 +149,12 @@ class Router:
         self.memory = memory
         self.threshold = threshold
         self.scale = scale
+        self.verification = verification
+        if verification is not None and encoder.verifier is None:
+            raise UnusableEncoder(
+                f"the calibration asks a verifier, the {encoder.variant} encoder has none",
+                remedy="export and calibrate again: `serac export`, `serac calibrate`",
+            )
         self._whole_text_threshold = whole_text_threshold
         self._scorer = encoder.scorer
         self._whole_prompts = {
@@ -172,11 +186,19 @@ class Router:
     @classmethod
     def calibrated(cls, encoder: Encoder, memory: EditMemory, found: Thresholds) -> Router:
         """The router that a calibration gives."""
-        return cls(encoder, memory, found.threshold, found.whole_text_threshold, found.scale)
+        return cls(
+            encoder,
+            memory,
+            found.threshold,
+            found.whole_text_threshold,
+            found.scale,
+            found.verification,
+        )
 
     def route(self, queries: Sequence[str]) -> list[Decision]:
-        """Decide on each query; one encoder call for all, a second for those that no edit about a
-        subject they name settles, where edits without a subject are stored.
+        """Decide on each query; one encoder call for all, one of the verifier for those in doubt,
+        and a second of the encoder for those that no edit about a subject they name settles, where
+        edits without a subject are stored.
 
         Out of scope with score -1: an empty or blank query, one that names no subject (while
         every edit has one), everything while the memory is empty. Lone surrogates are read as
@@ -200,7 +222,7 @@ class Router:
         self, queries: Sequence[str], k: int = 1, *, everything: bool = False
     ) -> list[list[Candidate]]:
         asked = [encodable(query) for query in queries]
-        candidates = self._about_subjects(asked)
+        candidates = self._verified(self._about_subjects(asked))
         settled = [
             bool(self._whole_prompts)
             and any(candidate.score >= self.threshold for candidate in of_query)
@@ -248,6 +270,39 @@ class Router:
             ]
             for of_query in said
         ]
+
+    def _verified(self, candidates: list[list[Candidate]]) -> list[list[Candidate]]:
+        """The candidates, those in doubt scored by the verifier too."""
+        verification, verifier = self.verification, self.encoder.verifier
+        found = [candidate for of_query in candidates for candidate in of_query]
+        if verification is None or verifier is None or not found:
+            return candidates
+        score_N = np.array([candidate.score for candidate in found], dtype=np.float32)
+        doubtful = [found[place] for place in np.flatnonzero(verification.asks(score_N))]
+        if not doubtful:
+            return candidates
+        pairs = [(self.said_by(candidate.place), candidate.compared) for candidate in doubtful]
+        distinct = list(dict.fromkeys(pairs))
+        logits = dict(zip(distinct, verifier.logits(distinct).tolist(), strict=True))
+        logit_M = np.array([logits[pair] for pair in pairs], dtype=np.float32)
+        before_M = np.array([candidate.score for candidate in doubtful], dtype=np.float32)
+        verified = {
+            id(candidate): replace(candidate, score=score, first_score=first, logit=logit)
+            for candidate, score, first, logit in zip(
+                doubtful,
+                verification.score(logit_M, before_M).tolist(),
+                before_M.tolist(),
+                logit_M.tolist(),
+                strict=True,
+            )
+        }
+        return [[verified.get(id(one), one) for one in of_query] for of_query in candidates]
+
+    def said_by(self, place: int) -> str:
+        """What the prompt of the edit at a place says of its subject."""
+        entry = self.memory.entries[place]
+        mentions = SubjectIndex([entry.subject]).find(entry.prompt)
+        return said_about(entry.prompt, mentions) if mentions else entry.prompt
 
     def _whole_texts(self, texts: Sequence[str], k: int) -> dict[str, list[Candidate]]:
         """Of each text, the nearest of the edits that are compared by their whole text."""

@@ -30,10 +30,55 @@ from serac_core.scope.subject import (
     said_of,
     sentences_of,
     subject_key,
+    words_of,
 )
 
 _MASK_WORD = re.compile(rf"\b{normalize_text(MASK)}\b")
 _RESOLUTION = 2.0
+_STEM = 5  # letters: enough for `founded`, `founder` and `founders` to be alike
+_FUNCTION_WORDS = frozenset(
+    [
+        "a",
+        "an",
+        "and",
+        "are",
+        "as",
+        "at",
+        "be",
+        "by",
+        "did",
+        "do",
+        "does",
+        "for",
+        "from",
+        "has",
+        "have",
+        "in",
+        "is",
+        "it",
+        "its",
+        "of",
+        "on",
+        "or",
+        "s",
+        "that",
+        "the",
+        "their",
+        "they",
+        "this",
+        "to",
+        "was",
+        "were",
+        "what",
+        "where",
+        "which",
+        "who",
+        "whose",
+        "will",
+        "with",
+        "x",
+    ]
+)
 _RELATION = "relation\x1f"
 
 
@@ -50,14 +95,15 @@ class SameFact:
     def __init__(self, edits: Iterable[Edit]) -> None:
         edits = list(edits)
         self._classes = wording_classes(edits)
-        self._about: dict[tuple[str, ...], list[Edit]] = defaultdict(list)
+        about: dict[tuple[str, ...], list[Edit]] = defaultdict(list)
         self._wordings: dict[str, str] = {}
         for edit in edits:
             said = _said(edit.prompt, edit.subject)
             if said is not None:
-                self._about[subject_key(edit.subject)].append(edit)
+                about[subject_key(edit.subject)].append(edit)
                 self._wordings[edit.id] = self._classes.get(said, said)
-        self._index = SubjectIndex(self._about)
+        self._about = dict(about)
+        self._index = SubjectIndex(about)
 
     def edits_of(self, text: str, stored: Collection[str] | None = None) -> list[Edit]:
         """The edits that the text falls under; of the ids `stored`, where they are given."""
@@ -72,10 +118,57 @@ class SameFact:
                         found[edit.id] = edit
         return list(found.values())
 
+    def same_as(self, edit: Edit) -> list[Edit]:
+        """The other edits about the subject that say the same of it, whatever their target."""
+        return [
+            other
+            for other in self._about.get(subject_key(edit.subject), ())
+            if other.id != edit.id and self._wordings[other.id] == self._wordings.get(edit.id)
+        ]
+
     def wording(self, edit: Edit) -> str | None:
         """The class of what the edit says of its subject; None for an edit that doesn't name its
         subject."""
         return self._wordings.get(edit.id)
+
+
+class Concerns:
+    """Finds texts that are about what an edit is about, by words alone: a wider net than
+    :class:`SameFact`, for texts whose wording no edit has.
+
+    A text concerns an edit when it names its subject and holds, beside the name, the edit's target
+    or ground truth, or a content word of the edit's prompt or relation.
+    """
+
+    def __init__(self, edits: Iterable[Edit]) -> None:
+        about: dict[tuple[str, ...], list[Edit]] = defaultdict(list)
+        for edit in edits:
+            about[subject_key(edit.subject)].append(edit)
+        self._about = dict(about)
+        self._index = SubjectIndex(about)
+
+    def named_by(self, text: str) -> list[Edit]:
+        """The edits whose subject the text names."""
+        named = mentions_by_subject(self._index.find(text))
+        return [edit for subject in named for edit in self._about[subject]]
+
+    def reason(self, text: str, stored: Collection[str] | None = None) -> tuple[Edit, str] | None:
+        """An edit that the text concerns, of the ids `stored` where they are given, and the answer
+        or word that says so; None for none."""
+        for edit in self.named_by(text):
+            if stored is not None and edit.id not in stored:
+                continue
+            said = [word.folded for word in words_of(said_of(text, edit.subject) or "")]
+            for answer in (edit.target_new, edit.ground_truth):
+                key = subject_key(answer)
+                if key and any(tuple(said[n : n + len(key)]) == key for n in range(len(said))):
+                    return edit, str(answer)
+            known = {word[:_STEM] for word in said}
+            wording = f"{said_of(edit.prompt, edit.subject) or ''} {relation_of(edit) or ''}"
+            for word in words_of(wording):
+                if word.folded not in _FUNCTION_WORDS and word.folded[:_STEM] in known:
+                    return edit, word.folded
+        return None
 
 
 def wording_classes(edits: Sequence[Edit]) -> dict[str, str]:
@@ -122,7 +215,7 @@ def _communities(prompts: Iterable[str], weights: Counter[tuple[str, str]]) -> l
     total = dict(core.degree(weight="weight"))
     for one, other, edge in core.edges(data=True):
         edge["weight"] /= math.sqrt(total[one] * total[other])
-    of_core = nx.community.louvain_communities(
+    of_core: list[set[str]] = nx.community.louvain_communities(
         core, weight="weight", resolution=_RESOLUTION, seed=0
     )
     place = {node: n for n, nodes in enumerate(of_core) for node in nodes}

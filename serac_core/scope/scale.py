@@ -99,6 +99,72 @@ def fit_scale(closeness_NF: Matrix, applies_N: NDArray[np.bool_]) -> Scale | Non
     return Scale((constant, *(float(weight) for weight in weights_W)))
 
 
+@dataclass(frozen=True)
+class Verification:
+    """When the verifier is asked, and what its answer makes of a score.
+
+    Attributes
+    ----------
+    low, high:
+        The verifier is asked about scores of the scale from `low` to `high`.
+    weights:
+        Of one, the verifier's logit and the logit of the score; made by
+        :func:`fit_verification`.
+    """
+
+    low: float
+    high: float
+    weights: tuple[float, float, float]
+
+    def asks(self, score_N: Matrix) -> NDArray[np.bool_]:
+        """(N,) which scores are in doubt."""
+        asked_N: NDArray[np.bool_] = (score_N >= self.low) & (score_N <= self.high)
+        return asked_N
+
+    def score(self, logit_N: Matrix, score_N: Matrix) -> Matrix:
+        """(N,) probabilities from the verifier's logits and the scores in doubt."""
+        import numpy as np
+
+        constant, of_logit, of_score = self.weights
+        total_N = constant + of_logit * logit_N + of_score * _logit(score_N)
+        return (1 / (1 + np.exp(-np.clip(total_N, -30, 30)))).astype(np.float32)
+
+
+def band_of(score_N: Matrix, applies_N: NDArray[np.bool_], share: float) -> tuple[float, float]:
+    """The band of scores outside which no more than `share` of the pairs of either kind are
+    decided wrongly."""
+    import numpy as np
+
+    inside, outside = score_N[applies_N], score_N[~applies_N]
+    low = float(np.quantile(inside, share)) if len(inside) else 0.0
+    high = float(np.quantile(outside, 1 - share)) if len(outside) else 1.0
+    return min(low, high), max(low, high)
+
+
+def fit_verification(
+    logit_N: Matrix, score_N: Matrix, applies_N: NDArray[np.bool_], band: tuple[float, float]
+) -> Verification | None:
+    """Weights by logistic regression on the pairs in the band, both kinds counting the same in
+    sum; None where there are not ten of each."""
+    import numpy as np
+    from sklearn.linear_model import LogisticRegression
+
+    if min(applies_N.sum(), (~applies_N).sum()) < 10:
+        return None
+    model: Any = LogisticRegression(class_weight="balanced", max_iter=5000)
+    model.fit(np.stack([logit_N, _logit(score_N)], axis=1), applies_N)
+    of_logit, of_score = (float(weight) for weight in model.coef_[0])
+    return Verification(*band, (float(model.intercept_[0]), of_logit, of_score))
+
+
+def _logit(score_N: Matrix) -> NDArray[np.float64]:
+    import numpy as np
+
+    sure_N = np.clip(score_N.astype(np.float64), 1e-6, 1 - 1e-6)
+    logit_N: NDArray[np.float64] = np.log(sure_N / (1 - sure_N))
+    return logit_N
+
+
 def _terms(closeness_NF: Matrix) -> NDArray[np.float64]:
     """(N, 28): one, the angles, their squares and products."""
     import numpy as np

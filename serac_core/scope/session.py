@@ -21,7 +21,7 @@ from serac_core.scope.encoder import MAX_TOKENS, encodable
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
-    from tokenizers import Tokenizer
+    from tokenizers import Encoding, Tokenizer
 
 GRAPH_FILES = {
     "fp32": "encoder.onnx",
@@ -29,6 +29,12 @@ GRAPH_FILES = {
     "int8": "encoder_int8.onnx",
 }
 """File of each variant in an export folder."""
+VERIFIER_FILES = {
+    "fp32": "verifier.onnx",
+    "fp16": "verifier_fp16.onnx",
+    "int8": "verifier_int8.onnx",
+}
+"""The same of the verifier, which an export need not have."""
 TOKENIZER_FILE = "tokenizer.json"
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -62,10 +68,12 @@ class OnnxEncoder:
     provider:
         cpu or cuda: what really runs.
     digest:
-        SHA-256 over graph, tokenizer, cohort and its vectors; vectors and scores of two digests
-        are not comparable.
+        SHA-256 over graph, tokenizer, cohort, its vectors and the verifier; vectors and scores of
+        two digests are not comparable.
     cohort:
         What scores are taken relative to; empty if none was exported.
+    verifier:
+        Of the same variant; None if none was exported.
     """
 
     def __init__(
@@ -78,15 +86,15 @@ class OnnxEncoder:
         variant: str,
         provider: str,
         digest: str,
+        verifier: OnnxVerifier | None = None,
     ) -> None:
         self.variant = variant
         self.provider = provider
         self.digest = digest
         self.cohort = cohort
+        self.verifier = verifier
         self._folder = folder
-        self._session = session
-        self._inputs = {found.name for found in session.get_inputs()}
-        self._output = session.get_outputs()[0].name
+        self._graph = _Graph(session, variant)
         tokenizer.enable_truncation(MAX_TOKENS)
         tokenizer.no_padding()
         self._tokenizer = tokenizer
@@ -105,8 +113,8 @@ class OnnxEncoder:
         ----------
         folder:
             Holds the graph (`encoder.onnx`, `encoder_int8.onnx`, `encoder_fp16.onnx`; one
-            file, no external data), `tokenizer.json` and, optionally, `cohort.json` and
-            `cohort.npy`.
+            file, no external data), `tokenizer.json` and, optionally, `cohort.json`,
+            `cohort.npy` and the verifier's graph.
         provider:
             cpu or cuda. What is asked for is what runs: there is no fallback.
         threads:
@@ -129,8 +137,17 @@ class OnnxEncoder:
                 f"{folder / TOKENIZER_FILE}: not a tokenizer: {error}",
                 remedy="`serac export` writes it",
             ) from error
-        cohort_files = [folder / name for name in (COHORT_FILE, COHORT_VECTORS)]
-        parts = [graph, tokenizer_text, *(_read(path) for path in cohort_files if path.exists())]
+        others = [folder / name for name in (COHORT_FILE, COHORT_VECTORS)]
+        verifier = None
+        verifier_file = folder / VERIFIER_FILES[variant]
+        if verifier_file.is_file():
+            others.append(verifier_file)
+            verifier = OnnxVerifier(
+                _start_session(verifier_file, _read(verifier_file), provider, threads),
+                tokenizer,
+                variant,
+            )
+        parts = [graph, tokenizer_text, *(_read(path) for path in others if path.exists())]
         digests = [hashlib.sha256(part).hexdigest() for part in parts]
         encoder = cls(
             session,
@@ -140,6 +157,7 @@ class OnnxEncoder:
             variant=variant,
             provider=provider,
             digest=hashlib.sha256(json.dumps(digests).encode()).hexdigest(),
+            verifier=verifier,
         )
         encoder._require_interface(folder / GRAPH_FILES[variant])
         return encoder
@@ -195,51 +213,98 @@ class OnnxEncoder:
         if not texts:
             return np.empty((0, 0), dtype=np.float32)
         found = self._tokenizer.encode_batch([encodable(text) for text in texts])
-        token_ids = [encoding.ids for encoding in found]
-        order = sorted(range(len(texts)), key=lambda place: len(token_ids[place]))
-        parts = [
-            self._run([token_ids[place] for place in order[first : first + batch_size]])
-            for first in range(0, len(order), batch_size)
-        ]
-        vectors_ND = np.empty((len(texts), parts[0].shape[1]), dtype=np.float32)
-        vectors_ND[order] = np.concatenate(parts)
-        return vectors_ND
-
-    def _run(self, token_ids: list[list[int]]) -> NDArray[np.float32]:
-        longest = max(1, *map(len, token_ids))
-        ids_BT = np.zeros((len(token_ids), longest), dtype=np.int64)
-        mask_BT = np.zeros_like(ids_BT)
-        for row, ids in enumerate(token_ids):
-            ids_BT[row, : len(ids)] = ids
-            mask_BT[row, : len(ids)] = 1
-        feed = {"input_ids": ids_BT, "attention_mask": mask_BT}
-        if "token_type_ids" in self._inputs:
-            feed["token_type_ids"] = np.zeros_like(ids_BT)
-        (output,) = self._session.run([self._output], feed)
-        vectors_BD = np.asarray(output, dtype=np.float32)
-        if vectors_BD.ndim != 2 or len(vectors_BD) != len(token_ids):
+        vectors_ND = self._graph.run(found, batch_size)
+        if vectors_ND.ndim != 2:
             raise UnusableEncoder(
-                f"the {self.variant} graph gave shape {vectors_BD.shape} for {len(token_ids)} "
-                "texts; allowed is one vector a text",
+                f"the {self.variant} graph gave shape {vectors_ND.shape} for {len(texts)} texts; "
+                "allowed is one vector a text",
                 remedy="export the encoder again with `serac export`",
             )
-        if not np.isfinite(vectors_BD).all():
-            raise UnusableEncoder(
-                f"the {self.variant} graph gave numbers that are not finite",
-                remedy="export the encoder again with `serac export`, or serve another variant",
-            )
-        lengths_B1 = np.linalg.norm(vectors_BD, axis=1, keepdims=True)
-        unit_BD: NDArray[np.float32] = vectors_BD / np.maximum(lengths_B1, np.float32(1e-12))
-        return unit_BD
+        lengths_N1 = np.linalg.norm(vectors_ND, axis=1, keepdims=True)
+        unit_ND: NDArray[np.float32] = vectors_ND / np.maximum(lengths_N1, np.float32(1e-12))
+        return unit_ND
 
     def _require_interface(self, graph: Path) -> None:
         required = {"input_ids", "attention_mask"}
-        if not required <= self._inputs <= required | {"token_type_ids"}:
+        inputs = self._graph.inputs
+        if not required <= inputs <= required | {"token_type_ids"}:
             raise UnusableEncoder(
-                f"{graph}: inputs are {', '.join(sorted(self._inputs))}; allowed are input_ids, "
+                f"{graph}: inputs are {', '.join(sorted(inputs))}; allowed are input_ids, "
                 "attention_mask and, optionally, token_type_ids",
                 remedy="export the encoder with `serac export`",
             )
+
+
+class OnnxVerifier:
+    """The exported verifier: reads an edit's wording and a query together. Safe to use from
+    several threads."""
+
+    def __init__(self, session: InferenceSession, tokenizer: Tokenizer, variant: str) -> None:
+        self._graph = _Graph(session, variant)
+        self._tokenizer = tokenizer
+
+    def logits(self, pairs: Sequence[tuple[str, str]], batch_size: int = 64) -> NDArray[np.float32]:
+        """(N,) of edit's wording and query, masked: above 0 where the edit rather applies.
+
+        Raises
+        ------
+        UnusableEncoder
+            The graph gave something else than N finite numbers.
+        """
+        if not pairs:
+            return np.empty(0, dtype=np.float32)
+        known = [(encodable(key), encodable(query)) for key, query in pairs]
+        logits_N = self._graph.run(self._tokenizer.encode_batch(known), batch_size)
+        return logits_N.reshape(len(pairs))
+
+
+class _Graph:
+    """A session and how its inputs are fed."""
+
+    def __init__(self, session: InferenceSession, variant: str) -> None:
+        self.inputs = {found.name for found in session.get_inputs()}
+        self._session = session
+        self._output = session.get_outputs()[0].name
+        self._variant = variant
+
+    def run(self, found: Sequence[Encoding], batch_size: int) -> NDArray[np.float32]:
+        """(N, ...) the output for each; texts of like length share a batch."""
+        order = sorted(range(len(found)), key=lambda place: len(found[place].ids))
+        parts = [
+            self._run([found[place] for place in order[first : first + batch_size]])
+            for first in range(0, len(order), batch_size)
+        ]
+        output_N = np.empty((len(found), *parts[0].shape[1:]), dtype=np.float32)
+        output_N[order] = np.concatenate(parts)
+        return output_N
+
+    def _run(self, found: Sequence[Encoding]) -> NDArray[np.float32]:
+        longest = max(1, *(len(encoding.ids) for encoding in found))
+        ids_BT = np.zeros((len(found), longest), dtype=np.int64)
+        mask_BT = np.zeros_like(ids_BT)
+        types_BT = np.zeros_like(ids_BT)
+        for row, encoding in enumerate(found):
+            length = len(encoding.ids)
+            ids_BT[row, :length] = encoding.ids
+            mask_BT[row, :length] = 1
+            types_BT[row, :length] = encoding.type_ids
+        feed = {"input_ids": ids_BT, "attention_mask": mask_BT}
+        if "token_type_ids" in self.inputs:
+            feed["token_type_ids"] = types_BT
+        (output,) = self._session.run([self._output], feed)
+        output_B = np.asarray(output, dtype=np.float32)
+        if output_B.ndim == 0 or len(output_B) != len(found):
+            raise UnusableEncoder(
+                f"the {self._variant} graph gave shape {output_B.shape} for {len(found)} texts; "
+                "allowed is one row a text",
+                remedy="export the encoder again with `serac export`",
+            )
+        if not np.isfinite(output_B).all():
+            raise UnusableEncoder(
+                f"the {self._variant} graph gave numbers that are not finite",
+                remedy="export the encoder again with `serac export`, or serve another variant",
+            )
+        return output_B
 
 
 def _read_graph(folder: Path, variant: str) -> bytes:

@@ -190,12 +190,21 @@ class SubjectIndex:
                     key = (*key[:-1], last.folded[:-1])
                     if len(key[-1]) < _LEAST_PLURAL or key not in self._subjects:
                         continue
-                start, end = words[first].start, last.end
+                start, end = words[first].start, _name_end(text, words[first].start, last.end)
                 inside = any(a <= start and end <= b for a, b in covered)
                 if not inside and not _is_joined(text, start, end):
                     found.append(Mention(key, start, end))
                     covered.append((start, end))
         return sorted(found, key=lambda mention: mention.start)
+
+
+def _name_end(text: str, start: int, end: int) -> int:
+    """Where a name ends whose last word ends there: with its bracket, and with its full stop where
+    the sentence goes on ("Washington, D.C. is")."""
+    if text[end : end + 1] == ")" and text.count("(", start, end) > text.count(")", start, end):
+        end += 1
+    goes_on = text[end : end + 1] == "." and text[end + 1 : end + 2] == " "
+    return end + 1 if goes_on and text[end + 2 : end + 3].islower() else end
 
 
 def _is_joined(text: str, start: int, end: int) -> bool:

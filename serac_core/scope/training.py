@@ -33,8 +33,10 @@ from serac_core.scope.checkpoint import load_checkpoint, save_checkpoint
 from serac_core.scope.cohort import Cohort
 from serac_core.scope.encoder import MAX_TOKENS, TorchEncoder, quick_vectors
 from serac_core.scope.loading import encoder_path, file_sha256, load_encoder
+from serac_core.scope.pairs import PairMaker
 from serac_core.scope.probes import Probing, balanced_threshold, read_traffic
 from serac_core.scope.start import apply_start, start_sha256
+from serac_core.scope.verifier import VERIFIER_FOLDER, train_verifier
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -74,7 +76,8 @@ def train(
     start:
         As in `models.scope_start`: changes of the encoder's weights to begin with.
     out:
-        Folder: a sentence-transformers model, `cohort.json`, `log.jsonl`. Complete or absent.
+        Folder: a sentence-transformers model, `cohort.json`, `log.jsonl` and, with
+        `verifier_steps`, the verifier in `verifier`. Complete or absent.
 
     Returns
     -------
@@ -109,7 +112,7 @@ def train(
     measured = {
         name: Random(seed).sample(edits, min(_SAMPLE, len(edits))) for name, edits in folds.items()
     }
-    trained = _freeze(model, config)
+    trained = freeze(model, config)
     optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=0.01)
     done = load_checkpoint(folder, model, optimizer)
     log.resume_at(done if done else -1)
@@ -147,8 +150,17 @@ def train(
         figures = _figures(model, cohort, measured)
     model.eval()
     model.max_seq_length = min(model.max_seq_length or MAX_TOKENS, MAX_TOKENS)
+    verifier = None
+    if config.verifier_steps:
+        encoder_now = TorchEncoder(model, cohort, quick=True)
+        pairs = PairMaker(
+            folds["train"], traffic, encoder_now.encode, config.verifier_batch_size, seed
+        )
+        verifier = train_verifier(model, pairs, config, folder / VERIFIER_FOLDER, seed)
     with folder_aside(out) as aside:
         model.save(str(aside), create_model_card=False)
+        if verifier is not None:
+            verifier.save(str(aside / VERIFIER_FOLDER), create_model_card=False)
         cohort.save(aside)
         log.publish(aside / "log.jsonl")
     return figures
@@ -171,7 +183,7 @@ def _attend_plainly(model: SentenceTransformer) -> None:
         network.set_attn_implementation("eager")
 
 
-def _freeze(model: SentenceTransformer, config: ScopeConfig) -> list[Any]:
+def freeze(model: SentenceTransformer, config: ScopeConfig) -> list[Any]:
     """Leave word embeddings and the lowest layers as they are; the parameters that train."""
     network: Any = model[0].auto_model
     frozen = [network.get_input_embeddings()]

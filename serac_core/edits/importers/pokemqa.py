@@ -33,7 +33,9 @@ _STATEMENTS = {
     "founder": r"((?P<s>.+) was founded by) (?P<o>.+)",
     "genre": r"(The type of music that (?P<s>.+) plays is) (?P<o>.+)",
     "head coach": r"(The head coach of (?P<s>.+) is) (?P<o>.+)",
-    "head of government": r"(The name of the current head of the (?P<s>.+) government is) (?P<o>.+)",
+    "head of government": (
+        r"(The name of the current head of the (?P<s>.+) government is) (?P<o>.+)"
+    ),
     "head of state": r"(The name of the current head of state in (?P<s>.+) is) (?P<o>.+)",
     "headquarters location": r"(The headquarters of (?P<s>.+) is located in the city of) (?P<o>.+)",
     "language": r"((?P<s>.+) was written in the language of) (?P<o>.+)",
