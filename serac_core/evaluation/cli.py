@@ -1,4 +1,4 @@
-"""`serac evaluate` and `serac gate`: thin verbs over the library."""
+"""`serac evaluate`, `gate` and `benchmark`: thin verbs over the library."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ParamsOption = Annotated[Path, typer.Option("--params", help="The settings file.
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 DEFAULT_PARAMS = Path("params.yaml")
 
-benchmark_app = typer.Typer(help="Quality on others' edits, by memory size.", no_args_is_help=True)
+benchmark_app = typer.Typer(help="Quality and speed by memory size.", no_args_is_help=True)
 
 
 def evaluate(
@@ -171,6 +171,66 @@ def benchmark_quality(
                 f"{size:>7}  {kind:<14} {row['right']:7.4f}  {interval:<16} {row['n']:6d}  "
                 f"{row['right_all']:7.4f} {row['n_all']:6d}"
             )
+    tell(f"written to {out}")
+
+
+@benchmark_app.command("speed")
+def benchmark_speed(
+    release: Annotated[Path, typer.Option(help="The release directory.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for what was found.")],
+    edits: Annotated[
+        list[Path] | None,
+        typer.Option(help="JSONL file of edits to store; repeatable [default: the release's]."),
+    ] = None,
+    queries: Annotated[
+        Path | None,
+        typer.Option(help="JSON lines of queries that no edit is meant by [default: everyday]."),
+    ] = None,
+    sizes: Annotated[
+        str, typer.Option(help="Edits in memory, by commas.")
+    ] = "10,100,1000,10000,100000,1000000",
+    variant: Annotated[str, typer.Option(help="Encoder graph: fp32, fp16, int8.")] = "fp32",
+    provider: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of one encoder pass [default: ONNX Runtime's choice]."),
+    ] = None,
+    baseline_at: Annotated[
+        str | None,
+        typer.Option(
+            help="Sizes at which encoding the memory anew is measured, by commas "
+            "[default: 10,100,1000, as far as measured]."
+        ),
+    ] = None,
+    count: Annotated[int, typer.Option(help="Queries at each size.")] = 2000,
+    seed: Annotated[int, typer.Option(help="Of which edits are stored first and asked.")] = 17,
+    as_json: JsonOption = False,
+) -> None:
+    """Routing latency, throughput and memory against the bare encoder, in one run.
+
+    Of the queries 90 % name no stored subject, 5 % name one and ask something else, 5 % are
+    rephrasings of stored edits. Where sizes exceed the edits, more are made of them: their prompts
+    about names made of their subjects.
+    """
+    from serac_core.evaluation.speed import benchmark_speed as run
+    from serac_core.evaluation.speed_table import speed_table
+    from serac_core.scope.queries import read_queries
+
+    found = run(
+        release,
+        _sizes(sizes),
+        out,
+        edit_sets=edits or (),
+        far=list(read_queries(queries)) if queries else (),
+        variant=variant,
+        provider=provider,
+        threads=threads,
+        baseline_at=None if baseline_at is None else _sizes(baseline_at),
+        count=count,
+        seed=seed,
+        say=tell,
+    )
+    print(json.dumps(found, indent=1, sort_keys=True) if as_json else "\n".join(speed_table(found)))
     tell(f"written to {out}")
 
 

@@ -245,6 +245,46 @@ def draw_quality(sizes: Mapping[str, Row], style: Style = LIGHT) -> bytes:
         return _png(figure, style)
 
 
+def draw_speed(sizes: Mapping[str, Row], style: Style = LIGHT) -> bytes:
+    """Latency of a query, and throughput in batches, against the number of edits in memory."""
+    at = [int(size) for size in sizes]
+    rows = list(sizes.values())
+    with _figure(style, 7.2, 3.4) as figure:
+        latency, throughput = figure.subplots(1, 2, width_ratios=(3, 2))
+        for name, colour in (("router", style.first), ("encoder", style.second)):
+            for quantile, line in (("p50", "-"), ("p99", "--")):
+                latency.plot(
+                    at,
+                    [row[name][quantile] for row in rows],
+                    color=colour,
+                    linestyle=line,
+                    marker=".",
+                    label=f"{name} {quantile}",
+                )
+            throughput.plot(at, [row["batches"][name] for row in rows], color=colour, marker=".")
+        anew = [
+            (n, row["baseline"]["mean"])
+            for n, row in zip(at, rows, strict=True)
+            if "baseline" in row
+        ]
+        if anew:
+            latency.plot(
+                *zip(*anew, strict=True),
+                ":",
+                color=style.ink,
+                marker="x",
+                label="memory encoded anew",
+            )
+        for axes in (latency, throughput):
+            axes.set_xscale("log")
+            axes.set_yscale("log")
+            axes.set_xlabel("edits in memory")
+        latency.set_ylabel("ms a query")
+        throughput.set_ylabel("queries a second, in batches")
+        _legend(figure, style, columns=5)
+        return _png(figure, style)
+
+
 def _scores_by_scope(rows: Sequence[Row]) -> dict[str, list[float]]:
     scores = {
         scope: [

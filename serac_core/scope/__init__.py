@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from serac_core.scope.batch_routing import route_file
     from serac_core.scope.calibration import calibrate
     from serac_core.scope.encoder import TorchEncoder
     from serac_core.scope.export import export_encoder
@@ -26,6 +27,7 @@ __all__ = [
     "TorchEncoder",
     "calibrate",
     "export_encoder",
+    "route_file",
     "train",
 ]
 
@@ -37,6 +39,7 @@ _HOMES = {
     "TorchEncoder": "encoder",
     "calibrate": "calibration",
     "export_encoder": "export",
+    "route_file": "batch_routing",
     "train": "training",
 }
 

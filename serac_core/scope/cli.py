@@ -4,17 +4,15 @@
 from __future__ import annotations
 
 import json
-import sys
-import time
-from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from serac_core.config import load_params
-from serac_core.scope.queries import BadQueries, read_queries
+from serac_core.edits.atomic import write_atomically
+from serac_core.progress import tell
+from serac_core.scope.queries import BadQueries, QueryFile
 
 ParamsOption = Annotated[Path, typer.Option("--params", help="The settings file.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -30,7 +28,6 @@ CacheOption = Annotated[
 ]
 _PARAMS = Path("params.yaml")
 _CACHE = Path(".serac/cache")
-_CHUNK = 256
 
 memory_app = typer.Typer(help="The edit memory: live edits, encoded.", no_args_is_help=True)
 
@@ -164,10 +161,11 @@ def route(
 ) -> None:
     """Decide to which edit, if any, each query goes.
 
-    `--input` is read, decided and written piece by piece, however long it is. Bytes that are
-    not UTF-8 are read as `?`; an empty query is out of scope.
+    `--input` (gzip by the name `.gz`) is read, decided and written piece by piece, however long it
+    is. Killed, the same command goes on: decisions are kept in OUTPUT.part until all are made.
+    Bytes that are not UTF-8 are read as `?`; an empty query is out of scope.
     """
-    from serac_core.edits.atomic import write_atomically
+    from serac_core.scope.batch_routing import route_file, routed
     from serac_core.scope.router import Router, decision_line
 
     if bool(query) == (input_file is not None):
@@ -175,30 +173,27 @@ def route(
             "queries in both places" if query else "no query given",
             remedy="name either QUERYs or a file with --input",
         )
-    if input_file is not None and input_file == output_file:
-        raise BadQueries(f"{input_file} is both --input and --output", remedy="name a new file")
+    if input_file is not None and output_file is not None:
+        route_file(release, input_file, output_file, variant=variant, provider=provider, say=tell)
+        return
     router = Router.load(release, variant, provider)
-
-    def lines(queries: Iterator[str]) -> Iterator[str]:
-        done, started = 0, time.monotonic()
-        while chunk := list(islice(queries, _CHUNK)):
-            yield from map(decision_line, router.route(chunk))
-            done += len(chunk)
-            if input_file is not None:
-                rate = done / (time.monotonic() - started)
-                print(f"{done} queries, {rate:.0f}/s", file=sys.stderr)
-
-    source = read_queries(input_file) if input_file is not None else iter(query or ())
+    if input_file is not None:
+        queries = QueryFile(input_file)
+        for decisions in routed(router, queries, queries, say=tell):
+            print("\n".join(map(decision_line, decisions)), flush=True)
+        return
+    decisions = router.route(query or ())
     if output_file is not None:
-        write_atomically(output_file, ((line + "\n").encode() for line in lines(source)))
-    elif as_json or input_file is not None:
-        for line in lines(source):
-            print(line)
-    else:
-        for decision in router.route(list(source)):
-            where = f"edit {decision.edit_id}" if decision.in_scope else "base model"
-            figures = f"score {decision.score:.4f}  threshold {decision.threshold:.4f}"
-            print(_printable(f"{where}  {figures}  {decision.query}"))
+        lines = (decision_line(decision) + "\n" for decision in decisions)
+        write_atomically(output_file, map(str.encode, lines))
+        return
+    for decision in decisions:
+        if as_json:
+            print(decision_line(decision))
+            continue
+        where = f"edit {decision.edit_id}" if decision.in_scope else "base model"
+        figures = f"score {decision.score:.4f}  threshold {decision.threshold:.4f}"
+        print(_printable(f"{where}  {figures}  {decision.query}"))
 
 
 def explain(

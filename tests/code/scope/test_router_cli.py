@@ -40,8 +40,7 @@ def test_route_prints_where_each_query_goes(release: Callable[..., Path]) -> Non
     assert json.loads(rows).keys() >= {"query", "in_scope", "edit_id", "score", "threshold"}
 
 
-def test_a_file_is_routed_line_by_line(release, tmp_path, monkeypatch):
-    monkeypatch.setattr(cli, "_CHUNK", 4)
+def test_a_file_is_routed_line_by_line(release, tmp_path):
     folder = release()
     source, result = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     queries = ["The capital of France is", "weather", "", "The capital of Norway is", "x"] * 2
