@@ -112,6 +112,18 @@ class CalibrationConfig(_Section):
         description="Share of the pairs that apply below, and of the others above, the band of "
         "scores that the verifier is asked about.",
     )
+    edits_in_memory: int = Field(
+        0,
+        ge=0,
+        description="Edits in memory that target_false_route has to hold with; 0: as many as "
+        "calibrate.",
+    )
+    abstain_margin: float = Field(
+        0.0, ge=0, lt=1, description="How near to the threshold a score is borderline."
+    )
+    abstain: Literal["base", "edit"] = Field(
+        "base", description="Which answers a borderline query: the base model or the edit."
+    )
     max_probes_routed: float = Field(
         0.0275, gt=0, le=1, description="Share of the calibration's near misses that may be routed."
     )

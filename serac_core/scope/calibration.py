@@ -17,6 +17,7 @@ from typing import Any
 from serac_core.edits.atomic import folder_aside
 from serac_core.edits.jsonl import read_edits
 from serac_core.progress import tell
+from serac_core.scope.calibration_file import Abstention
 from serac_core.scope.probes import (
     FAR_KINDS,
     MISROUTE_COST,
@@ -25,6 +26,7 @@ from serac_core.scope.probes import (
     Probing,
     balanced_threshold,
     read_traffic,
+    traffic_routed_in,
 )
 from serac_core.scope.router import NO_MATCH
 from serac_core.scope.session import OnnxEncoder, exported_variants
@@ -41,6 +43,8 @@ def calibrate(
     *,
     max_probes_routed: float = 1.0,
     verifier_band: float = 0.002,
+    edits_in_memory: int = 0,
+    abstention: Abstention | None = None,
     provider: str = "cpu",
 ) -> dict[str, Any]:
     """Write `calibration.json`, `scores.jsonl`, `misrouted.jsonl`, `curve.csv` and `curve.png`.
@@ -53,6 +57,10 @@ def calibrate(
         As `calibration.verifier_band` of params.yaml.
     target_false_route:
         Largest share of everyday messages (traffic) that may be routed in.
+    abstention:
+        What routers do near the threshold; figures here are without it.
+    edits_in_memory:
+        With how many edits in memory it has to hold; 0: with those that calibrate.
 
     Returns
     -------
@@ -61,7 +69,8 @@ def calibrate(
         `scale` (its weights; None where scores are differences of cosines), `verification` (None
         without a verifier), `true_route` of
         `n_in` rephrasings and prompts, `false_route` of `n_out` queries with its one-sided 95 %
-        Clopper-Pearson bound, and the same for each kind.
+        Clopper-Pearson bound, and the same for each kind; `traffic_routed_in` and its bound
+        (:func:`serac_core.scope.probes.traffic_routed_in`).
 
     Raises
     ------
@@ -70,6 +79,8 @@ def calibrate(
     encoder_dir, training_set = Path(encoder_dir), Path(training_set)
     edits = read_edits(training_set / "calibrate.jsonl")
     traffic = read_traffic(training_set / "traffic.jsonl", "calibrate")
+    stored = edits_in_memory or len(edits)
+    growth = stored / max(1, len(edits))
     variants: dict[str, Any] = {}
     outcomes: dict[str, Outcome] = {}
     for variant in exported_variants(encoder_dir) or ["fp32"]:
@@ -83,7 +94,8 @@ def calibrate(
         whole = Probing(
             encoder, edits, traffic, whole_texts=True, asked_at_most=_WHOLE_TEXTS_ASKED
         ).outcome()
-        threshold = balanced_threshold(outcome, target_false_route, max_probes_routed)
+        threshold = balanced_threshold(outcome, target_false_route, max_probes_routed, growth)
+        expected, bound = traffic_routed_in(outcome, threshold, growth)
         variants[variant] = {
             "threshold": threshold,
             "whole_text_threshold": balanced_threshold(
@@ -92,6 +104,8 @@ def calibrate(
             "scale": list(scale.weights) if scale else None,
             "verification": asdict(verification) if verification else None,
             "target_false_route": target_false_route,
+            "traffic_routed_in": expected,
+            "traffic_routed_in_bound": bound,
             "encoder_digest": encoder.digest,
             **_rates(outcome, threshold),
         }
@@ -99,13 +113,21 @@ def calibrate(
         tell(
             f"{variant}: threshold {threshold:.4f}, "
             f"routed right {variants[variant]['true_route']:.4f}, "
-            f"false {variants[variant]['false_route']:.4f}"
+            f"false {variants[variant]['false_route']:.4f}; with {stored} edits in memory "
+            f"{expected:.5f} of the traffic, at most {bound:.5f}"
         )
+        if bound > target_false_route:
+            tell(
+                f"{variant}: {target_false_route:g} holds for the traffic that was asked, not yet "
+                "for its upper bound; more lines of traffic make it tighter"
+            )
     calibration = {
         "schema": 1,
         "rule": f"least miss + {MISROUTE_COST:g} x routed-in probes; "
-        "traffic at most target_false_route",
-        "edits_in_memory": len(edits),
+        "traffic at most target_false_route with edits_in_memory",
+        "edits_in_memory": stored,
+        "calibration_edits": len(edits),
+        "abstention": asdict(abstention) if abstention else None,
         "variants": variants,
     }
     with folder_aside(out) as folder:

@@ -16,14 +16,31 @@ class UnreadableCalibration(SeracError):
 
 
 @dataclass(frozen=True, slots=True)
+class Abstention:
+    """What becomes of scores near the threshold.
+
+    Attributes
+    ----------
+    margin:
+        How near is borderline.
+    policy:
+        `base`: borderline queries are out of scope; `edit`: they are in scope.
+    """
+
+    margin: float
+    policy: str
+
+
+@dataclass(frozen=True, slots=True)
 class Thresholds:
     """Least score in scope; least cosine in scope where whole texts are compared; what scores
-    are made with, and when the verifier is asked."""
+    are made with, when the verifier is asked, and what is borderline."""
 
     threshold: float
     whole_text_threshold: float
     scale: Scale | None = None
     verification: Verification | None = None
+    abstention: Abstention | None = None
 
 
 def read_calibration(path: str | Path, variant: str) -> Thresholds:
@@ -35,7 +52,8 @@ def read_calibration(path: str | Path, variant: str) -> Thresholds:
     """
     path = Path(path)
     try:
-        variants = json.loads(path.read_text(encoding="utf-8"))["variants"]
+        calibration = json.loads(path.read_text(encoding="utf-8"))
+        variants = calibration["variants"]
         if variant not in variants:
             raise UnreadableCalibration(
                 f"{path}: no threshold for variant {variant!r}, only for {', '.join(variants)}",
@@ -48,6 +66,7 @@ def read_calibration(path: str | Path, variant: str) -> Thresholds:
             float(found["whole_text_threshold"]),
             Scale(tuple(map(float, weights))) if weights else None,
             _verification(found.get("verification")),
+            _abstention(calibration.get("abstention")),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UnreadableCalibration(
@@ -60,3 +79,12 @@ def _verification(found: Any) -> Verification | None:
         return None
     constant, of_logit, of_score = map(float, found["weights"])
     return Verification(float(found["low"]), float(found["high"]), (constant, of_logit, of_score))
+
+
+def _abstention(found: Any) -> Abstention | None:
+    if found is None:
+        return None
+    policy = str(found["policy"])
+    if policy not in ("base", "edit"):
+        raise ValueError(f"abstention policy {policy!r} is neither base nor edit")
+    return Abstention(float(found["margin"]), policy)

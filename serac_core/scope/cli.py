@@ -96,14 +96,20 @@ def calibrate(
         float | None,
         typer.Option(help="Share of unrelated queries that may be routed [default: params.yaml]."),
     ] = None,
+    edits_in_memory: Annotated[
+        int | None,
+        typer.Option(min=0, help="With so many edits in memory [default: params.yaml]."),
+    ] = None,
     params: ParamsOption = _PARAMS,
     as_json: JsonOption = False,
 ) -> None:
     """Set the scope threshold of each exported variant."""
     from serac_core.scope.calibration import calibrate as run
+    from serac_core.scope.calibration_file import Abstention
 
     settings = load_params(params)
     target = target_false_route or settings.calibration.target_false_route
+    stored = settings.calibration.edits_in_memory if edits_in_memory is None else edits_in_memory
     made = run(
         encoder,
         training_set,
@@ -111,6 +117,8 @@ def calibrate(
         target,
         max_probes_routed=settings.calibration.max_probes_routed,
         verifier_band=settings.calibration.verifier_band,
+        edits_in_memory=stored,
+        abstention=Abstention(settings.calibration.abstain_margin, settings.calibration.abstain),
         provider=settings.export.provider,
     )
     if as_json:

@@ -66,6 +66,13 @@ def _reason(
         found += (
             f"the edit is kept by its whole text, and the query is {best.closeness:.3f} close to it"
         )
+    if best.logit is not None:
+        found += (
+            f"; the encoder's score {best.first_score:.4f} leaves doubt, and the verifier, which "
+            f"reads both together, gives logit {best.logit:+.2f}"
+        )
+    if decision.borderline and router.abstention is not None:
+        found += f"; borderline, so the policy decides: {router.abstention.policy}"
     return (
         f"{found}; score {decision.score:.4f}, threshold {decision.threshold:.4f}, "
         f"margin {margin:+.4f}"

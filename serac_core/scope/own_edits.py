@@ -13,9 +13,10 @@ from serac_core.edits.training_set import fold_of, make_training_set, write_traf
 from serac_core.edits.world import load_world
 from serac_core.progress import Say
 from serac_core.scope.calibration import calibrate
+from serac_core.scope.calibration_file import Abstention
 from serac_core.scope.cohort import relation_of
 from serac_core.scope.export import export_encoder
-from serac_core.scope.same_fact import SameFact
+from serac_core.scope.same_fact import Concerns, SameFact
 from serac_core.scope.training import train
 
 _FOLD_HERE = {"test": "train"}  # what is scored are other edits
@@ -43,8 +44,9 @@ def train_on_edits(
         Folder: `training/` (the folds), `model/`, `calibration/` and `scope/`, which is as in a
         release.
     traffic:
-        Queries that no edit is meant by; a function of the text says which train and which
-        calibrate.
+        Queries that no edit is meant by; those that concern one by the rule of
+        :class:`serac_core.scope.same_fact.Concerns` are left out. A function of the text says
+        which train and which calibrate.
     world:
         Its everyday messages join them, and its training fold joins the edits: many more ways to
         ask.
@@ -74,7 +76,9 @@ def train_on_edits(
         folds["train"].append(edit.model_copy(update={"set": "world"}))
     for name, chosen in folds.items():
         write_edits(training / f"{name}.jsonl", chosen)
-    write_traffic(training / "traffic.jsonl", [*known.traffic, *traffic])
+    concerns = Concerns(edit for edits in sets.values() for edit in edits)
+    free = [query for query in traffic if concerns.reason(query) is None]
+    write_traffic(training / "traffic.jsonl", [*known.traffic, *free])
     say(", ".join(f"{name}: {len(chosen)} edits" for name, chosen in folds.items()))
     train(
         training,
@@ -93,6 +97,8 @@ def train_on_edits(
         params.calibration.target_false_route,
         max_probes_routed=params.calibration.max_probes_routed,
         verifier_band=params.calibration.verifier_band,
+        edits_in_memory=params.calibration.edits_in_memory,
+        abstention=Abstention(params.calibration.abstain_margin, params.calibration.abstain),
         provider=params.export.provider,
     )
     shutil.copyfile(out / "calibration" / "calibration.json", out / "scope" / "calibration.json")

@@ -22,6 +22,7 @@ from serac_core.scope.scale import (
     fit_scale,
     fit_verification,
 )
+from serac_core.statistics import upper_bound_95
 
 MISROUTE_COST = 2.0
 """A probe routed in costs as much as this many queries in scope routed out."""
@@ -211,6 +212,7 @@ def balanced_threshold(
     outcome: Outcome,
     target_false_route: float | None = None,
     max_probes_routed: float = 1.0,
+    growth: float = 1.0,
 ) -> float:
     """The threshold that suits the probes best.
 
@@ -220,6 +222,12 @@ def balanced_threshold(
     in memory they may name the subject of one). Equal ones form an interval, and its middle is
     taken. No more than `max_probes_routed` of the probes, and with a target no more than that share
     of traffic, may be routed in, whatever recall it costs.
+
+    Parameters
+    ----------
+    growth:
+        How many times as many edits the memory will hold: traffic names the subject of one as many
+        times as often, and what it says of it is as far from the edit as before.
     """
     import numpy as np
 
@@ -237,12 +245,36 @@ def balanced_threshold(
     routed_in = _share_at_least(near, middles)
     cost = np.where(routed_in <= max_probes_routed, miss + MISROUTE_COST * routed_in, np.inf)
     if target_false_route is not None:
-        cost = np.where(_share_at_least(far, middles) <= target_false_route, cost, np.inf)
+        is_kept = _share_at_least(far, middles) * growth <= target_false_route
+        cost = np.where(is_kept, cost, np.inf)
     best = np.flatnonzero(cost <= cost.min() + 1e-12)
     last = best[0]
     while last + 1 in best:
         last += 1
     return float((edges[best[0]] + edges[last + 1]) / 2)
+
+
+def traffic_routed_in(outcome: Outcome, threshold: float, growth: float) -> tuple[float, float]:
+    """Share of traffic that will be routed in, and its upper bound.
+
+    The share that names a stored subject grows with the memory, the share of those that is routed
+    in does not; the bound is the product of their one-sided 95 % Clopper-Pearson bounds (so it
+    holds at 90 %).
+
+    Parameters
+    ----------
+    growth:
+        As in :func:`balanced_threshold`.
+    """
+    far = [probe for probe in outcome.outside if probe.kind in FAR_KINDS]
+    named = [probe for probe in far if probe.nearest is not None]
+    wrong = sum(probe.score >= threshold for probe in named)
+    if not far:
+        return 0.0, 1.0
+    share = min(1.0, growth * len(named) / len(far))
+    bound = min(1.0, growth * upper_bound_95(len(named), len(far)))
+    among = upper_bound_95(wrong, len(named)) if named else 1.0
+    return share * wrong / max(1, len(named)), bound * among
 
 
 def read_traffic(path: str | Path, fold: str) -> list[str]:

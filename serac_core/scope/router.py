@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from serac_core.edits.record import normalize_text
-from serac_core.scope.calibration_file import Thresholds, read_calibration
+from serac_core.scope.calibration_file import Abstention, Thresholds, read_calibration
 from serac_core.scope.cohort import NONE_KNOWN
 from serac_core.scope.encoder import Encoder, encodable
 from serac_core.scope.memory import EditMemory, ForeignMemory
@@ -38,6 +38,8 @@ class Decision:
         The edit whose scope it falls under; None out of scope.
     nearest_edit_id:
         The edit with the highest score, in scope or not; None if no edit came into question.
+    borderline:
+        Whether the score is so near to the threshold that the abstention policy decided.
     """
 
     query: str
@@ -46,6 +48,7 @@ class Decision:
     score: float
     threshold: float
     nearest_edit_id: str | None
+    borderline: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -123,6 +126,8 @@ class Router:
         Makes scores probabilities; without one they are differences of cosines.
     verification:
         Which scores the encoder's verifier is asked about; None: none.
+    abstention:
+        What becomes of scores near the threshold; None: it alone decides.
 
     Raises
     ------
@@ -138,6 +143,7 @@ class Router:
         whole_text_threshold: float = WHOLE_TEXT_THRESHOLD,
         scale: Scale | None = None,
         verification: Verification | None = None,
+        abstention: Abstention | None = None,
     ) -> None:
         if memory.encoder_digest != encoder.digest:
             raise ForeignMemory(
@@ -150,6 +156,7 @@ class Router:
         self.threshold = threshold
         self.scale = scale
         self.verification = verification
+        self.abstention = abstention
         if verification is not None and encoder.verifier is None:
             raise UnusableEncoder(
                 f"the calibration asks a verifier, the {encoder.variant} encoder has none",
@@ -193,6 +200,7 @@ class Router:
             found.whole_text_threshold,
             found.scale,
             found.verification,
+            found.abstention,
         )
 
     def route(self, queries: Sequence[str]) -> list[Decision]:
@@ -374,6 +382,13 @@ class Router:
             return Decision(query, False, None, NO_MATCH, self.threshold, None)
         best = candidates[0]
         in_scope = best.score >= self.threshold
+        borderline = (
+            self.abstention is not None
+            and abs(best.score - self.threshold) < self.abstention.margin
+            and best.score < 1
+        )
+        if borderline and self.abstention is not None:
+            in_scope = self.abstention.policy == "edit"
         return Decision(
             query,
             in_scope,
@@ -381,6 +396,7 @@ class Router:
             best.score,
             self.threshold,
             best.edit_id,
+            borderline,
         )
 
 

@@ -82,14 +82,24 @@ def begin_verifier(encoder: SentenceTransformer) -> SentenceTransformer:
     return SentenceTransformer(modules=[transformer, pooling, head], device="cpu")
 
 
-def pair_logits(model: SentenceTransformer, pairs: Sequence[tuple[str, str]]) -> torch.Tensor:
-    """(N,) float32, with gradients where they are on; pairs of like length share a pass."""
+def pair_logits(
+    model: SentenceTransformer, pairs: Sequence[tuple[str, str]], *, quick: bool = False
+) -> torch.Tensor:
+    """(N,) float32, with gradients where they are on; pairs of like length share a pass.
+
+    Parameters
+    ----------
+    quick:
+        Products in bfloat16 where the processor multiplies it, for training.
+    """
+    from contextlib import nullcontext
+
     import torch
 
     known = [(encodable(key), encodable(query)) for key, query in pairs]
     order = sorted(range(len(known)), key=lambda place: sum(map(len, known[place])))
     parts = []
-    with quick_autocast():
+    with quick_autocast() if quick else nullcontext():
         for first in range(0, len(order), _AT_ONCE):
             keys, queries = zip(*(known[n] for n in order[first : first + _AT_ONCE]), strict=True)
             features = model.tokenizer(
@@ -140,7 +150,7 @@ def train_verifier(
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * share
         batch = pairs.step(step)
-        logit_N = pair_logits(model, [(pair.key, pair.query) for pair in batch])
+        logit_N = pair_logits(model, [(pair.key, pair.query) for pair in batch], quick=True)
         applies_N = torch.tensor([float(pair.applies) for pair in batch])
         loss = binary_cross_entropy_with_logits(logit_N, applies_N)
         if not math.isfinite(loss.item()):

@@ -56,7 +56,7 @@ def test_the_decision_says_what_was_compared(router, encoder):
     assert near.score == pytest.approx(float(keys[0] @ keys[1]), abs=1e-6)
     assert near.threshold == 0.8
     assert near.as_dict().keys() == {
-        "query", "in_scope", "edit_id", "score", "threshold", "nearest_edit_id",
+        "query", "in_scope", "edit_id", "score", "threshold", "nearest_edit_id", "borderline",
     }  # fmt: skip
 
 
