@@ -162,10 +162,14 @@ class PairMaker:
             )
             return [Pair(key, rng.choice(asked.ways).replace(MASK, longer, 1), False)]
         if kind < 0.30:
-            text = self._anything(rng) if kind < 0.26 else _named(rng.choice(other.ways), other)
-            words = text.split()
-            words[rng.randrange(len(words))] = MASK
-            return [Pair(key, " ".join(words), False)]
+            words = rng.choice(
+                self._traffic if self._traffic and kind < 0.26 else other.ways
+            ).split()
+            places = [place for place, word in enumerate(words) if MASK not in word]
+            if not places:
+                return []
+            words[rng.choice(places)] = "\0"
+            return [Pair(key, _named(" ".join(words), other).replace("\0", MASK), False)]
         if kind < 0.36:
             text = f"{_named(other.key, other)} {MASK}."
             if kind < 0.33:

@@ -191,7 +191,10 @@ class Probing:
             rows = [c.closenesses for c, named in zip(flat, by_subject_N, strict=True) if named]
             scores_N[by_subject_N] = scale.score(np.array(rows, dtype=np.float32))
         if verification is not None:
-            places = np.flatnonzero(by_subject_N & verification.asks(scores_N))
+            differs_N = np.array(
+                [candidate.closeness < SAME_TEXT for candidate in flat], dtype=bool
+            )
+            places = np.flatnonzero(by_subject_N & differs_N & verification.asks(scores_N))
             if len(places):
                 logit_M = self._logits([flat[place] for place in places])
                 scores_N[places] = verification.score(logit_M, scores_N[places])

@@ -16,7 +16,7 @@ from serac_core.scope.calibration_file import Abstention, Thresholds, read_calib
 from serac_core.scope.cohort import NONE_KNOWN
 from serac_core.scope.encoder import Encoder, encodable
 from serac_core.scope.memory import EditMemory, ForeignMemory
-from serac_core.scope.scale import Scale, Verification, unfitted_score
+from serac_core.scope.scale import SAME_TEXT, Scale, Verification, unfitted_score
 from serac_core.scope.session import OnnxEncoder, UnusableEncoder
 from serac_core.scope.subject import SubjectIndex, mentions_by_subject, said_about
 
@@ -286,7 +286,11 @@ class Router:
         if verification is None or verifier is None or not found:
             return candidates
         score_N = np.array([candidate.score for candidate in found], dtype=np.float32)
-        doubtful = [found[place] for place in np.flatnonzero(verification.asks(score_N))]
+        doubtful = [
+            found[place]
+            for place in np.flatnonzero(verification.asks(score_N))
+            if found[place].closeness < SAME_TEXT
+        ]
         if not doubtful:
             return candidates
         pairs = [(self.said_by(candidate.place), candidate.compared) for candidate in doubtful]
@@ -385,7 +389,7 @@ class Router:
         borderline = (
             self.abstention is not None
             and abs(best.score - self.threshold) < self.abstention.margin
-            and best.score < 1
+            and best.closeness < SAME_TEXT
         )
         if borderline and self.abstention is not None:
             in_scope = self.abstention.policy == "edit"

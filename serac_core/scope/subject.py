@@ -126,7 +126,7 @@ def said_about(text: str, mentions: Sequence[Mention]) -> str:
         done = mention.end
     before = "".join(parts)
     said = before + text[done:]
-    for start in reversed([0, *_sentence_starts(before)]):
+    for start in reversed([0, *_sentence_starts(before, len(before) - len(MASK))]):
         if len(words_of(said[start:])) >= _LEAST_WORDS:
             return said[start:]
     return said
@@ -145,13 +145,23 @@ def sentences_of(text: str) -> list[str]:
     return [text[a:b] for a, b in pairwise(edges) if text[a:b].strip()]
 
 
-def _sentence_starts(text: str) -> list[int]:
-    """Where sentences after the first begin."""
+def _sentence_starts(text: str, mask: int = -1) -> list[int]:
+    """Where sentences after the first begin.
+
+    Parameters
+    ----------
+    mask:
+        Where a sentence may begin after an abbreviation too, if not after an initial: "see Vol. X
+        is owned by" is cut there, and "Mr. X is owned by" loses nothing.
+    """
     starts = []
     for found in _SENTENCE_END.finditer(text):
         word = text[: found.start()].rpartition(" ")[2].strip("(\"'")
-        is_short = len(word.rpartition(".")[2]) == 1 or word.casefold() in _ABBREVIATIONS
-        if not (found[0].startswith(".") and is_short):
+        last = word.rpartition(".")[2]
+        is_initial = len(last) == 1 and last.isupper()
+        is_short = len(last) == 1 or word.casefold() in _ABBREVIATIONS
+        may_go_on = is_initial or (is_short and found.end() != mask)
+        if not (found[0].startswith(".") and may_go_on):
             starts.append(found.end())
     return starts
 

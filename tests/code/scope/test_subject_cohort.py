@@ -37,6 +37,8 @@ from serac_core.scope.subject import SubjectIndex, said_of, sentences_of, subjec
         ("Tell me who owns it. Brill?", "Brill", "Tell me who owns it. X?"),
         ("Who runs Brill Inc. in Mt. Vernon?", "Mt. Vernon", "Who runs Brill Inc. in X?"),
         ("Was it J. R. Brill who sang?", "Brill", "Was it J. R. X who sang?"),
+        ("Foreign Affairs, Vol. Brill's owner is", "Brill", "X's owner is"),
+        ("Who is married to Mr. Brill?", "Brill", "Who is married to Mr. X?"),
         ("The twin city of Washington, D.C. is", "Washington, D.C.", "The twin city of X is"),
         ("I was in Brill. then I left", "Brill", "I was in X then I left"),
         ("Who ran Life (magazine) then?", "Life (magazine)", "Who ran X then?"),

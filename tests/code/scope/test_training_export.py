@@ -13,8 +13,9 @@ import numpy as np
 import onnx
 import pytest
 from safetensors.torch import load_file, save_file
+from tiny_training import ASKED, CONFIG, PLACES, edits, save_encoder, save_training_set
 
-from serac_core.config import ExportConfig, Params, ScopeConfig
+from serac_core.config import ExportConfig, Params
 from serac_core.edits.jsonl import read_edits, write_edits
 from serac_core.edits.record import Edit
 from serac_core.scope import export, training
@@ -37,80 +38,16 @@ from serac_core.scope.session import OnnxEncoder
 from serac_core.scope.start import UnusableStart, apply_start, save_start
 
 WORLD = Path(__file__).parents[3] / "data" / "world"
-PLACES = ("france", "norway", "peru", "chad", "cuba", "iran", "mali", "oman")
-ASKED = {
-    "capital": ("the capital of {} is", "what is the capital city of {} ?", "{} has the capital"),
-    "money": ("the money of {} is", "what money do people use in {} ?", "in {} people pay with"),
-    "language": ("people in {} speak", "what language is spoken in {} ?", "the language of {} is"),
-}
-CONFIG = ScopeConfig(max_steps=4, batch_size=6, checkpoint_every=2, frozen_layers=1)
-
-
-def edits(places: tuple[str, ...]) -> list[Edit]:
-    made = []
-    for number, place in enumerate(places):
-        for relation in ("capital", "money"):
-            ways = [way.format(place) for way in ASKED[relation]]
-            other = places[(number + 1) % len(places)]
-            made.append(
-                Edit.model_validate(
-                    {
-                        "prompt": ways[0],
-                        "target_new": "tea",
-                        "subject": place,
-                        "rephrase_prompts": ways[1:],
-                        "locality": [
-                            {"prompt": ASKED["language"][0].format(place), "kind": "same_subject"},
-                            {"prompt": f"{other} and its language", "kind": "same_relation"},
-                            {"prompt": "what is the time ?", "kind": "unrelated"},
-                        ],
-                        "relation": relation,
-                    }
-                )
-            )
-    return made
 
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sentence-transformers folder: two layers of width 32, random weights."""
-    import torch
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import Normalize, Pooling, Transformer
-    from transformers import BertConfig, BertModel, BertTokenizerFast
-
-    folder = tmp_path_factory.mktemp("encoder")
-    words = {w for ways in ASKED.values() for way in ways for w in way.format("x").split()}
-    words |= {*PLACES, "and", "its", "time", "good", "morning", "?", "x"}
-    vocabulary = folder / "vocab.txt"
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    vocabulary.write_text("\n".join([*special, *sorted(words)]))
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(special) + len(words),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-    )
-    BertModel(config).save_pretrained(folder / "bert")
-    BertTokenizerFast(str(vocabulary)).save_pretrained(folder / "bert")
-    transformer = Transformer(str(folder / "bert"))
-    pooling = Pooling(32, pooling_mode="mean")
-    SentenceTransformer(modules=[transformer, pooling, Normalize()], device="cpu").save(
-        str(folder / "model")
-    )
-    return folder / "model"
+    return save_encoder(tmp_path_factory.mktemp("encoder"))
 
 
 @pytest.fixture(scope="module")
 def training_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("training")
-    for fold, places in (("train", PLACES[:4]), ("val", PLACES[4:6]), ("calibrate", PLACES[4:])):
-        write_edits(folder / f"{fold}.jsonl", edits(places))
-    rows = [{"query": "good morning", "fold": fold} for fold in ("train", "calibrate", "test")]
-    (folder / "traffic.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder
+    return save_training_set(tmp_path_factory.mktemp("training"))
 
 
 @pytest.fixture(scope="module")
@@ -408,19 +345,34 @@ def test_a_classifier_is_trained_on_any_edit_set(encoder: Path, tmp_path: Path) 
             "models": {"encoder": str(encoder), "scope_start": ""},
             "scope": CONFIG.model_dump(),
             "export": {"variants": ["fp32"]},
+            "training_set": {"train_edits": 20, "asked_edits": 20},
         }
     )
+    concerning, free = "Does place3 have a capital?", "How do I bake bread?"
     out = train_on_edits(
-        [tmp_path / "own.jsonl"], tmp_path / "out", params, world=WORLD, cache_dir=tmp_path / "c"
+        [tmp_path / "own.jsonl"],
+        tmp_path / "out",
+        params,
+        traffic=[concerning, free],
+        world=WORLD,
+        cache_dir=tmp_path / "c",
     )
-    subjects = {
-        fold: {edit.subject for edit in read_edits(out / "training" / f"{fold}.jsonl")}
+    stored = {
+        fold: read_edits(out / "training" / f"{fold}.jsonl")
         for fold in ("train", "val", "calibrate")
     }
+    assert {str(edit.model_extra["set"]) for edit in stored["train"]} == {"own", "world"}
+    assert {str(edit.model_extra["set"]) for edit in stored["calibrate"]} == {"own"}
+    subjects = {
+        fold: {edit.subject for edit in found if edit.model_extra["set"] == "own"}
+        for fold, found in stored.items()
+    }
+    asked = (out / "training" / "traffic.jsonl").read_text(encoding="utf-8")
+    assert free in asked and concerning not in asked
     assert all(subjects.values()) and set.union(*subjects.values()) == set(places)
     assert sum(map(len, subjects.values())) == len(places)  # none in two folds
     cohort = json.loads((out / "scope" / "cohort.json").read_text(encoding="utf-8"))
-    assert {row["relation"] for row in cohort["texts"]} == {
+    assert {row["relation"] for row in cohort["texts"]} > {
         "says the capital of x is",
         "says in x people pay with",
     }
