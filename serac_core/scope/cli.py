@@ -137,7 +137,7 @@ def build_memory(
 ) -> None:
     """Encode the live edits for every exported variant; only those not encoded before."""
     from serac_core.edits.jsonl import read_edits
-    from serac_core.scope.memory import build_memories
+    from serac_core.scope.memory_store import build_memories
 
     records = read_edits(edits)
     encoded = build_memories(records, encoder, out, cache_dir, provider=provider)
