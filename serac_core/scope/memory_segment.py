@@ -351,6 +351,7 @@ class Segment:
 
     @property
     def kept_mask(self) -> NDArray[np.bool_]:
+        """(E,) whether each edit was not removed."""
         if self.is_removed_E is None:
             return np.ones(len(self.edits), dtype=np.bool_)
         return ~self.is_removed_E

@@ -125,7 +125,7 @@ def _mapped(
 
 def write_stored(
     folder: Path, memories: Mapping[str, EditMemory], before: Stored | None = None
-) -> Stored:
+) -> None:
     """Write what `before` doesn't have of these memories, the manifest last.
 
     Raises
@@ -135,16 +135,14 @@ def write_stored(
     """
     generation = before.manifest.generation + 1 if before else 1
     names = {id(rows): name for name, rows in before.rows.items()} if before else {}
-    rows: dict[str, EditRows | KeyRows] = {}
     marks: dict[str, FileMark] = {}
 
     def kept(part: EditRows | KeyRows, name: str) -> str:
         if before is not None and id(part) in names:
             name = names[id(part)]
             marks[name] = before.manifest.files[name]
-        elif name not in rows:
+        else:
             marks[name] = write_arrays(folder / name, part.arrays())
-        rows[name] = part
         return name
 
     segments = []
@@ -172,22 +170,21 @@ def write_stored(
         marks,
     )
     write_manifest(folder, manifest)
-    return Stored(manifest, memories, rows)
 
 
-def compacted(memories: Mapping[str, EditMemory]) -> dict[str, EditMemory]:
-    """The same memories in one segment, without what was removed, as if they had been built at
-    once; places change."""
+def compacted(memories: Mapping[str, EditMemory], start: int = 0) -> dict[str, EditMemory]:
+    """The same memories with the segments from number `start` on joined to one, without what was
+    removed from them, as if their edits had been added at once; places change."""
     first = next(iter(memories.values()))
-    masks = [part.kept_mask for part in first.segments]
     edits, source_K = EditRows.joined(
-        [(part.edits, mask) for part, mask in zip(first.segments, masks, strict=True)]
+        [(part.edits, part.kept_mask) for part in first.segments[start:]]
     )
     made = {}
     for variant, memory in memories.items():
-        parts = [part.keys for part in memory.segments]
+        parts = [part.keys for part in memory.segments[start:]]
         keys = KeyRows.joined(parts, source_K, edits.about_subjects)
-        made[variant] = replace(memory, segments=(Segment(edits, keys),))
+        segments = (*memory.segments[:start], Segment(edits, keys))
+        made[variant] = replace(memory, segments=segments)
     return made
 
 

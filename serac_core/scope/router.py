@@ -167,6 +167,10 @@ class Router:
         """The router that a calibration gives."""
         return cls(encoder, memory, found.threshold, found.whole_text_threshold, found.scale)
 
+    def over(self, memory: EditMemory) -> Router:
+        """This router over another memory by the same encoder."""
+        return Router(self.encoder, memory, self.threshold, self._whole_text_threshold, self.scale)
+
     def route(self, queries: Sequence[str]) -> list[Decision]:
         """Decide on each query; one encoder call for all, a second for those that no edit about a
         subject they name settles, where edits without a subject are stored.
