@@ -120,11 +120,16 @@ class LiveMemory:
                 del self._reading[ticket]
                 self._readers.notify_all()
 
-    def add(self, edits: Iterable[Edit]) -> Changed:
+    def add(self, edits: Iterable[Edit], batch_size: int = 64) -> Changed:
         """Add edits in a new segment.
 
         An edit replaces that of its id and the one that it supersedes, of the memory or earlier
         among `edits`; one whose status is `retracted` only removes.
+
+        Parameters
+        ----------
+        batch_size:
+            As in :meth:`EditMemory.build`.
 
         Raises
         ------
@@ -150,7 +155,9 @@ class LiveMemory:
                 rows, texts = EditRows.of(list(new.values()))
                 for variant, memory in memories.items():
                     encoder = self._encoder_of(variant, memory)
-                    keys, encoded[variant] = KeyRows.encoded(rows, texts, encoder, memory.segments)
+                    keys, encoded[variant] = KeyRows.encoded(
+                        rows, texts, encoder, memory.segments, batch_size
+                    )
                     segments = (*memory.segments, Segment(rows, keys))
                     memories[variant] = replace(memory, segments=segments)
             if new or removed:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import mmap
 import os
 import re
@@ -177,7 +178,8 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> FileMark:
     try:
         with path.open("wb") as handle:
             head = len(text).to_bytes(8, "little") + text
-            for part in (head, *(given[name].data for name in order if given[name].size)):
+            parts = [memoryview(given[name]).cast("B") for name in order if given[name].size]
+            for part in (memoryview(head), *parts):
                 hashing.update(part)
                 handle.write(part)
             handle.flush()
@@ -213,11 +215,11 @@ def map_arrays(path: Path, mark: FileMark | None) -> dict[str, NDArray[Any]]:
     try:
         first = 8 + int.from_bytes(mapped[:8], "little")
         arrays = {}
-        for name, found in json.loads(mapped[8:first]).items():
-            dtype, shape = _DTYPES[found["dtype"]], found["shape"]
-            count = int(np.prod(shape, dtype=np.int64))
-            start = first + found["data_offsets"][0]
-            arrays[name] = np.frombuffer(mapped, dtype, count, start if count else 0).reshape(shape)
+        for name, array in json.loads(mapped[8:first]).items():
+            dtype, shape = _DTYPES[array["dtype"]], tuple(map(int, array["shape"]))
+            count = math.prod(shape)
+            start = first + int(array["data_offsets"][0]) if count else 0
+            arrays[name] = np.frombuffer(mapped, dtype, count, start).reshape(shape)
         return arrays
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise damaged(path, repr(error)) from error

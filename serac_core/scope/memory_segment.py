@@ -259,22 +259,23 @@ class KeyRows:
         texts:
             Of the keys, as :meth:`EditRows.of` gives them.
         batch_size:
-            Keys in one encoder pass, and in one comparison with the cohort.
+            Keys in one encoder pass; more than one are compared with the cohort all at once.
         """
         number, about = len(texts), edits.about_subjects
         row_K = np.full(number, -1, dtype=np.int64)
         segment_K = np.full(number, -1, dtype=np.int64)
         for segment, old in enumerate(before):
-            for part, of_whole_texts in ((slice(0, about), False), (slice(about, None), True)):
-                found = old.edits.keys_with(edits.digests_K32[part], of_whole_texts=of_whole_texts)
-                row_K[part] = np.where(found >= 0, found, row_K[part])
-                segment_K[part] = np.where(found >= 0, segment, segment_K[part])
+            for rows, of_whole_texts in ((slice(0, about), False), (slice(about, number), True)):
+                found = old.edits.keys_with(edits.digests_K32[rows], of_whole_texts=of_whole_texts)
+                row_K[rows] = np.where(found >= 0, found, row_K[rows])
+                segment_K[rows] = np.where(found >= 0, segment, segment_K[rows])
         new = np.flatnonzero(segment_K < 0)
         vectors = encoder.encode([texts[n] for n in new.tolist()], batch_size=batch_size)
         scorer, new_about = encoder.scorer, int(np.searchsorted(new, about))
+        at_once = max(1, new_about) if batch_size > 1 else 1
         known = [
-            scorer.known(vectors[first : min(first + batch_size, new_about)])
-            for first in range(0, new_about, batch_size)
+            scorer.known(vectors[first : min(first + at_once, new_about)])
+            for first in range(0, new_about, at_once)
         ] or [scorer.known(vectors[:0])]
         parts = [cls(vectors, known_joined(known))]
         sources = [new]

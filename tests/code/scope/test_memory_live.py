@@ -111,7 +111,7 @@ def test_segments_become_one_as_if_built_at_once(folder, encoder, edits, monkeyp
     added = [about(name) for name in names] + [Edit(id="w", prompt="joke", target_new="x")]
     most = 0
     for edit in added:
-        live.add([edit])
+        live.add([edit], batch_size=1)
         most = max(most, len(read_manifest(folder)[0].segments))
     assert most == 3
     monkeypatch.setattr(live_memory, "MOST_REMOVED", 0.05)
