@@ -35,7 +35,7 @@ T = TypeVar("T")
 RELATIONS = 25
 BASE = 100_000
 ADDED = 1_000
-TURNS = 3
+TURNS = 2
 ASKED = 2_000
 
 

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,9 @@ from serac_core.scope.memory_files import (
     write_manifest,
 )
 from serac_core.scope.memory_segment import EditRows, KeyRows, Segment
+
+if TYPE_CHECKING:
+    from serac_core.scope.session import OnnxEncoder
 
 
 @dataclass(frozen=True)
@@ -203,6 +206,21 @@ def save_memories(folder: str | Path, memories: Mapping[str, EditMemory]) -> Non
         write_stored(aside, memories)
 
 
+def exported_encoders(encoder_dir: str | Path, provider: str = "cpu") -> dict[str, OnnxEncoder]:
+    """The encoder of every exported variant; fp16 runs on CUDA.
+
+    Raises
+    ------
+    UnknownVariant, ProviderUnavailable, UnusableEncoder, UnreadableCohort
+    """
+    from serac_core.scope.session import OnnxEncoder, exported_variants
+
+    return {
+        name: OnnxEncoder.load(encoder_dir, name, "cuda" if name == "fp16" else provider)
+        for name in exported_variants(encoder_dir) or ["fp32"]
+    }
+
+
 def build_memories(
     edits: Sequence[Edit],
     encoder_dir: str | Path,
@@ -226,13 +244,10 @@ def build_memories(
     ------
     UnknownVariant, ProviderUnavailable, UnusableEncoder, UnreadableCohort, UnwritableOutput
     """
-    from serac_core.scope.session import OnnxEncoder, exported_variants
-
     memories: dict[str, EditMemory] = {}
     encoded: dict[str, int] = {}
     rows, texts = EditRows.of(edits)
-    for variant in exported_variants(encoder_dir) or ["fp32"]:
-        encoder = OnnxEncoder.load(encoder_dir, variant, "cuda" if variant == "fp16" else provider)
+    for variant, encoder in exported_encoders(encoder_dir, provider).items():
         cache = Path(cache_dir) / "memory" / encoder.digest
         before: Sequence[Segment] = ()
         if cache.exists():
