@@ -31,7 +31,7 @@ FORMAT = 2
 of the same key and cohort."""
 MANIFEST_FILE = "manifest.json"
 
-_DTYPES = {
+_DTYPES: dict[str, np.dtype[Any]] = {
     "F32": np.dtype("<f4"),
     "I32": np.dtype("<i4"),
     "U8": np.dtype("u1"),
@@ -178,8 +178,8 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> FileMark:
     try:
         with path.open("wb") as handle:
             head = len(text).to_bytes(8, "little") + text
-            parts = [memoryview(given[name]).cast("B") for name in order if given[name].size]
-            for part in (memoryview(head), *parts):
+            parts: list[Any] = [given[name].data for name in order if given[name].size]
+            for part in (head, *parts):
                 hashing.update(part)
                 handle.write(part)
             handle.flush()
@@ -216,7 +216,8 @@ def map_arrays(path: Path, mark: FileMark | None) -> dict[str, NDArray[Any]]:
         first = 8 + int.from_bytes(mapped[:8], "little")
         arrays = {}
         for name, array in json.loads(mapped[8:first]).items():
-            dtype, shape = _DTYPES[array["dtype"]], tuple(map(int, array["shape"]))
+            dtype: np.dtype[Any] = _DTYPES[array["dtype"]]
+            shape = tuple(map(int, array["shape"]))
             count = math.prod(shape)
             start = first + int(array["data_offsets"][0]) if count else 0
             arrays[name] = np.frombuffer(mapped, dtype, count, start).reshape(shape)
