@@ -270,7 +270,9 @@ class KeyRows:
                 row_K[rows] = np.where(found >= 0, found, row_K[rows])
                 segment_K[rows] = np.where(found >= 0, segment, segment_K[rows])
         new = np.flatnonzero(segment_K < 0)
-        vectors = encoder.encode([texts[n] for n in new.tolist()], batch_size=batch_size)
+        vectors: Matrix = np.empty((0, 0), dtype=np.float32)
+        if len(new):
+            vectors = encoder.encode([texts[n] for n in new.tolist()], batch_size=batch_size)
         scorer, new_about = encoder.scorer, int(np.searchsorted(new, about))
         at_once = max(1, new_about) if batch_size > 1 else 1
         known = [
