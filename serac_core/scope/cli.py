@@ -1,11 +1,12 @@
-"""`serac train scope`, `train scope-start`, `export`, `calibrate`, `memory build`, `route`,
-`explain`: thin verbs."""
+"""`serac train scope`, `train scope-start`, `export`, `calibrate`, `memory build|add|retract`,
+`route`, `explain`: thin verbs."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,10 +15,14 @@ from serac_core.edits.atomic import write_atomically
 from serac_core.progress import tell
 from serac_core.scope.queries import BadQueries, QueryFile
 
+if TYPE_CHECKING:
+    from serac_core.scope.live_memory import Changed
+
 ParamsOption = Annotated[Path, typer.Option("--params", help="The settings file.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 TrainingSetOption = Annotated[Path, typer.Option("--training-set", help="Folder of the folds.")]
 ReleaseOption = Annotated[Path, typer.Option("--release", help="The release directory.")]
+MemoryOption = Annotated[Path, typer.Option("--memory", help="Folder of the memory.")]
 VariantOption = Annotated[str, typer.Option("--variant", help="Encoder graph: fp32, fp16, int8.")]
 ProviderOption = Annotated[str, typer.Option("--provider", help="cpu or cuda.")]
 CacheOption = Annotated[
@@ -143,7 +148,7 @@ def build_memory(
 ) -> None:
     """Encode the live edits for every exported variant; only those not encoded before."""
     from serac_core.edits.jsonl import read_edits
-    from serac_core.scope.memory import build_memories
+    from serac_core.scope.memory_store import build_memories
 
     records = read_edits(edits)
     encoded = build_memories(records, encoder, out, cache_dir, provider=provider)
@@ -152,6 +157,37 @@ def build_memory(
         return
     counts = ", ".join(f"{variant}: {count}" for variant, count in encoded.items())
     print(f"{len(records)} edits in {out}; newly encoded keys: {counts}")
+
+
+@memory_app.command("add")
+def add_to_memory(
+    memory: MemoryOption,
+    encoder: Annotated[Path, typer.Option("--encoder", help="The exported encoder.")],
+    edits: Annotated[Path, typer.Option("--edits", help="The edits to add.")],
+    provider: ProviderOption = "cpu",
+    as_json: JsonOption = False,
+) -> None:
+    """Add edits to a memory that may be in use; they replace those of their ids and those that
+    they supersede."""
+    from serac_core.edits.jsonl import read_edits
+    from serac_core.scope.live_memory import LiveMemory
+    from serac_core.scope.memory_store import exported_encoders
+
+    live = LiveMemory.open(memory, list(exported_encoders(encoder, provider).values()))
+    _print_change(live.add(read_edits(edits)), memory, len(live), as_json)
+
+
+@memory_app.command("retract")
+def retract_from_memory(
+    memory: MemoryOption,
+    ids: Annotated[list[str], typer.Option("--id", help="An edit's id; repeatable.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Remove edits from a memory that may be in use."""
+    from serac_core.scope.live_memory import LiveMemory
+
+    live = LiveMemory.open(memory)
+    _print_change(live.retract(ids), memory, len(live), as_json)
 
 
 def route(
@@ -223,6 +259,17 @@ def explain(
     print(_printable(found.reason))
     for candidate in found.candidates:
         print(_printable(f"{candidate.score:8.4f}  {candidate.edit_id}  {candidate.prompt}"))
+
+
+def _print_change(changed: Changed, memory: Path, edits: int, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({**asdict(changed), "edits": edits}))
+        return
+    counts = ", ".join(f"{variant}: {count}" for variant, count in changed.encoded.items())
+    print(
+        f"{changed.added} added, {changed.removed} removed; {edits} edits in {memory}; newly "
+        f"encoded keys: {counts}"
+    )
 
 
 def _print_figures(figures: dict[str, float], as_json: bool) -> None:

@@ -50,7 +50,7 @@ _NO_TEXT = -2.0  # fills up relations of fewer phrasings
 _PROFILE = 64  # relations nearest to a key over which the overlap is summed
 _LOOKED_AT = 128  # relations, nearest by their mean, all of whose phrasings a text is compared with
 _ASKING = 8  # phrasings of a relation that look for synonyms
-_AT_ONCE = 128  # texts in one product with the whole cohort
+_AT_ONCE = 512  # texts that are compared with the cohort together
 
 
 class UnreadableCohort(SeracError):
@@ -266,12 +266,29 @@ class CohortScorer:
         for first in range(0, len(vectors_QD), _AT_ONCE):
             part = slice(first, first + _AT_ONCE)
             near_BL = np.argpartition(-found_QR[part], looked_at - 1, axis=1)[:, :looked_at]
-            cosine_BC = vectors_QD[part] @ self._cohort_CD.T
-            row_B11 = np.arange(len(near_BL))[:, None, None]
-            cosine_BLP = cosine_BC[row_B11, self._text_RP[near_BL]]
-            cosine_BLP[~self._is_text_RP[near_BL]] = _NO_TEXT
+            cosine_BLP = self._cosines(vectors_QD[part], near_BL)
             np.put_along_axis(found_QR[part], near_BL, _mean_of_two(cosine_BLP), axis=1)
         return found_QR
+
+    def _cosines(self, vectors_BD: Matrix, near_BL: NDArray[np.int64]) -> Matrix:
+        """(B, L, P) the cosine of each vector to the phrasings of the relations near it; a product
+        for each relation, with the vectors that it is near to: one with the whole cohort costs
+        several times as much."""
+        import numpy as np
+
+        shape = (*near_BL.shape, self._is_text_RP.shape[1])
+        cosine_BLP = np.full(shape, _NO_TEXT, dtype=np.float32)
+        order = np.argsort(near_BL, axis=None, kind="stable")
+        rows, columns = np.divmod(order, near_BL.shape[1])
+        relations, starts = np.unique(near_BL.ravel()[order], return_index=True)
+        ends = [*starts[1:].tolist(), len(order)]
+        for relation, start, end in zip(relations.tolist(), starts.tolist(), ends, strict=True):
+            size = int(np.count_nonzero(self._is_text_RP[relation]))
+            first = int(self._starts_R[relation])
+            of, place = rows[start:end], columns[start:end]
+            texts_PD = self._cohort_CD[first : first + size]
+            cosine_BLP[of, place, :size] = vectors_BD[of] @ texts_PD.T
+        return cosine_BLP
 
     def _closeness_of_one(self, query_D: Matrix, looked_at: int) -> Matrix:
         """(R,) without BLAS: its threads would wait for those of ONNX Runtime, which spin."""

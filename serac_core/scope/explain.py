@@ -56,7 +56,7 @@ def _reason(
     best = candidates[0]
     verdict = "in scope of" if decision.in_scope else "out of scope; nearest is"
     found = f"{verdict} {best.edit_id} ({best.prompt!r}): "
-    if router.memory.entries[best.place].subject:
+    if router.memory.has_subject(best.place):
         found += (
             f"the query names its subject, and what it says about it ({best.compared!r}) is "
             f"{best.closeness:.3f} close to the edit, {best.relation_closeness:.3f} to known "

@@ -4,46 +4,48 @@ What is encoded of an edit, its key, is what its prompt says about the subject: 
 the subject masked. An edit without a subject, or whose prompt doesn't name it, is kept by its
 whole prompt. Edits that say the same of different subjects share one key.
 
+A memory is a row of segments (:mod:`serac_core.scope.memory_segment`) and what was removed from
+each; it never changes. :class:`serac_core.scope.live_memory.LiveMemory` adds and removes edits by
+putting another memory in its place. An edit is told by its place: its number in the order in which
+edits were added, removed ones included.
+
 Shapes: B queries, E edits, K keys, D dimensions.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from serac_core.edits.atomic import folder_aside
-from serac_core.edits.record import Edit
-from serac_core.errors import SeracError
-from serac_core.scope.subject import SubjectIndex, said_of, subject_key
+from serac_core.edits.record import Edit, normalize_text
+from serac_core.scope.memory_files import DamagedMemory, ForeignMemory
+from serac_core.scope.memory_segment import EditRows, KeyRows, Segment, known_joined
+from serac_core.scope.subject_table import SubjectFinder, hash_of
 
 if TYPE_CHECKING:
+    from serac_core.scope.cohort import KnownKeys
     from serac_core.scope.encoder import Encoder
 
     Matrix = NDArray[np.float32]
 
-FORMAT = 1
-MANIFEST_FILE = "manifest.json"
-ENTRIES_FILE = "ids.json"
+__all__ = [
+    "DamagedMemory",
+    "EditMemory",
+    "ForeignMemory",
+    "MemoryEntry",
+]
+
 BLOCK_SCORES = 1 << 24
 """Most scores that a search holds at once (64 MB)."""
-
-
-class DamagedMemory(SeracError):
-    """A file of the memory is missing, truncated, altered or of another format."""
-
-
-class ForeignMemory(SeracError):
-    """The memory's keys were made by another encoder than the one that reads them."""
+_ROUNDING = 1e-5  # by which a product of matrices may differ from the exact cosine
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,41 +57,30 @@ class MemoryEntry:
     subject:
         The words that name it (:func:`serac_core.scope.subject.subject_key`); () where whole
         texts are compared.
-    key:
-        Row of its key.
     """
 
     id: str
     prompt: str
     subject: tuple[str, ...]
-    key: int
 
 
 @dataclass(frozen=True)
 class EditMemory:
     """Keys of a set of edits, made by one variant of one encoder.
 
-    Made by :meth:`build` or :meth:`load`.
+    Made by :meth:`build` or :meth:`load`. Its length is the number of edits that are not removed.
 
     Attributes
     ----------
-    entries:
-        (E,) in the order of the edit set, the newest last.
-    key_hashes:
-        (K,) SHA-256 of the text of each key, hexadecimal.
-    keys_KD:
-        Unit vectors, float32; memory-mapped when loaded.
     encoder_digest:
         Of the encoder that made the keys.
     """
 
-    entries: tuple[MemoryEntry, ...]
-    key_hashes: tuple[str, ...]
-    keys_KD: Matrix
+    segments: tuple[Segment, ...]
     encoder_digest: str
 
     def __len__(self) -> int:
-        return len(self.entries)
+        return self.starts[-1] - sum(part.removed for part in self.segments)
 
     @classmethod
     def build(
@@ -109,60 +100,105 @@ class EditMemory:
             Keys in one encoder pass. One at a time gives the same bytes whether the keys are
             made at once or little by little; more is faster and may differ in rounding.
         """
-        known: dict[str, Matrix] = {}
-        if previous is not None and previous.encoder_digest == encoder.digest:
-            known = dict(zip(previous.key_hashes, previous.keys_KD, strict=True))
-        texts: dict[str, str] = {}
-        rows: dict[str, int] = {}
-        entries = []
-        for edit in edits:
-            said = said_of(edit.prompt, edit.subject)
-            text = edit.prompt if said is None else said
-            digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-            texts[digest] = text
-            row = rows.setdefault(digest, len(rows))
-            subject = () if said is None else subject_key(edit.subject)
-            entries.append(MemoryEntry(edit.id, edit.prompt, subject, row))
-        new = [digest for digest in rows if digest not in known]
-        if new:
-            encoded = encoder.encode([texts[digest] for digest in new], batch_size=batch_size)
-            known.update(zip(new, encoded, strict=True))
-        keys_KD = (
-            np.stack([known[digest] for digest in rows])
-            if rows
-            else np.empty((0, 0), dtype=np.float32)
-        )
-        return cls(tuple(entries), tuple(rows), keys_KD, encoder.digest)
+        is_known = previous is not None and previous.encoder_digest == encoder.digest
+        before = previous.segments if previous is not None and is_known else ()
+        rows, texts = EditRows.of(edits)
+        keys, _ = KeyRows.encoded(rows, texts, encoder, before, batch_size)
+        return cls((Segment(rows, keys),), encoder.digest)
+
+    @classmethod
+    def load(cls, folder: str | Path, encoder_digest: str) -> EditMemory:
+        """Map the keys that the encoder of this digest made; every file that is used is checked.
+
+        Raises
+        ------
+        DamagedMemory
+            A file is missing or isn't what the manifest says it is.
+        ForeignMemory
+        """
+        from serac_core.scope.memory_store import read_stored
+
+        stored = read_stored(folder, [encoder_digest])
+        return next(iter(stored.memories.values()))
+
+    def save(self, folder: str | Path, variant: str = "fp32") -> None:
+        """Write this memory as the only variant of a folder; see
+        :func:`serac_core.scope.memory_store.save_memories`."""
+        from serac_core.scope.memory_store import save_memories
+
+        save_memories(folder, {variant: self})
 
     @cached_property
-    def subjects(self) -> SubjectIndex:
+    def starts(self) -> list[int]:
+        """The place of each segment's first edit, and the one after the last."""
+        return list(accumulate((len(part.edits) for part in self.segments), initial=0))
+
+    def entry(self, place: int) -> MemoryEntry:
+        """The edit at a place."""
+        segment, row = self._found(place)
+        edits = self.segments[segment].edits
+        return MemoryEntry(edits.ids[row], edits.prompts[row], edits.subject_of(row))
+
+    def has_subject(self, place: int) -> bool:
+        """Whether an edit comes into question by its subject, not by its whole text."""
+        segment, row = self._found(place)
+        return bool(self.segments[segment].edits.subject_E[row] >= 0)
+
+    @property
+    def places(self) -> NDArray[np.int64]:
+        """(E,) the places of the edits, the newest last."""
+        return self._joined(part.kept() for part in self.segments)
+
+    def places_of_id(self, edit_id: str) -> list[int]:
+        """The places of the edits of this id."""
+        return [
+            start + row
+            for start, part in zip(self.starts, self.segments, strict=False)
+            for row in part.edits.places_of_id.find(edit_id)
+            if part.has(row) and part.edits.ids[row] == edit_id
+        ]
+
+    @cached_property
+    def subjects(self) -> SubjectFinder:
         """Finds the subjects of the edits in a text."""
-        return SubjectIndex(self._places_of_subject)
+        return SubjectFinder([part.edits.subjects for part in self.segments], self._about)
 
-    def about(self, subject: tuple[str, ...]) -> tuple[int, ...]:
-        """Places of the edits about a subject."""
-        return self._places_of_subject.get(subject, ())
+    def about(self, subject: tuple[str, ...]) -> list[int]:
+        """Places of the edits about a subject, the newest last."""
+        return self._about(hash_of(subject), " ".join(subject).encode())
 
-    @cached_property
-    def whole_texts(self) -> tuple[int, ...]:
-        """Places of the edits that are compared by their whole prompt."""
-        return tuple(place for place, entry in enumerate(self.entries) if not entry.subject)
-
-    @cached_property
-    def key_of_entry(self) -> NDArray[np.int64]:
-        """(E,) the row of each edit's key."""
-        return np.array([entry.key for entry in self.entries], dtype=np.int64)
+    def _about(self, hash_: int, name: bytes) -> list[int]:
+        places: list[int] = []
+        for start, part in zip(self.starts, self.segments, strict=False):
+            row = part.edits.subjects.row_of(hash_, name)
+            if row is not None:
+                places += (part.kept(part.edits.subjects.places_of(row)) + start).tolist()
+        return places
 
     @cached_property
-    def _places_of_subject(self) -> dict[tuple[str, ...], tuple[int, ...]]:
-        places: dict[tuple[str, ...], list[int]] = {}
-        for place, entry in enumerate(self.entries):
-            if entry.subject:
-                places.setdefault(entry.subject, []).append(place)
-        return {subject: tuple(found) for subject, found in places.items()}
+    def whole_texts(self) -> NDArray[np.int64]:
+        """Places of the edits that are compared by their whole prompt, the newest last."""
+        return self._joined(part.kept(part.edits.whole_places) for part in self.segments)
+
+    def is_whole_prompt(self, text: str) -> bool:
+        """Whether a text is the prompt of an edit that is compared by its whole prompt, as
+        :func:`serac_core.edits.record.normalize_text` has it."""
+        normal = normalize_text(text)
+        return any(
+            part.has(row) and normalize_text(part.edits.prompts[row]) == normal
+            for part in self.segments
+            for row in part.edits.places_of_prompt.find(normal)
+        )
+
+    def keys_of(self, places: Sequence[int]) -> tuple[Matrix, KnownKeys, NDArray[np.int64]]:
+        """The keys of edits with a subject, each once, what the cohort knows of them, and for
+        each place the number of its key."""
+        found, number_P = self._keys_of(np.asarray(places, dtype=np.int64))
+        keys_ND = np.concatenate([keys.keys_KD[rows] for keys, rows in found])
+        return keys_ND, known_joined([keys.known.of(rows) for keys, rows in found]), number_P
 
     def search(
-        self, queries_BD: Matrix, k: int = 1, among: Sequence[int] | None = None
+        self, queries_BD: Matrix, k: int = 1, among: Sequence[int] | NDArray[np.int64] | None = None
     ) -> tuple[NDArray[np.int64], Matrix]:
         """The edits whose keys are nearest to each query, exactly; ties go to the newest edit.
 
@@ -176,180 +212,77 @@ class EditMemory:
         Returns
         -------
         (places, scores)
-            Both (B, min(k, edits to choose from)): places in `entries` and cosines in [-1, 1],
-            best first.
+            Both (B, min(k, edits to choose from)): places and cosines in [-1, 1], best first.
         """
-        chosen_C = np.arange(len(self)) if among is None else np.asarray(among, dtype=np.int64)
+        chosen_C = self.places if among is None else np.asarray(among, dtype=np.int64)
         width = min(k, len(chosen_C))
         places_BW = np.empty((len(queries_BD), width), dtype=np.int64)
         scores_BW = np.empty((len(queries_BD), width), dtype=np.float32)
         if not width:
             return places_BW, scores_BW
-        key_C = self.key_of_entry[chosen_C]
-        block = max(1, BLOCK_SCORES // max(len(self.keys_KD), len(chosen_C)))
+        bounds = np.searchsorted(chosen_C, self.starts).tolist()
+        parts = [
+            (part, part.edits.key_E[chosen_C[first:last] - start])
+            for part, first, last, start in zip(
+                self.segments, bounds, bounds[1:], self.starts, strict=False
+            )
+        ]
+        most = max(len(chosen_C), *(len(part.keys.keys_KD) for part in self.segments))
+        block = max(1, BLOCK_SCORES // most)
         for first in range(0, len(queries_BD), block):
-            scores_BK = np.clip(queries_BD[first : first + block] @ self.keys_KD.T, -1, 1)
-            for row, scores_C in enumerate(scores_BK[:, key_C], start=first):
-                least = np.partition(scores_C, -width)[-width]
-                near = np.flatnonzero(scores_C >= least)
-                near = near[np.lexsort((-near, -scores_C[near]))][:width]
-                places_BW[row], scores_BW[row] = chosen_C[near], scores_C[near]
+            some_BD = queries_BD[first : first + block]
+            near_BC = np.concatenate([_cosines(some_BD, part, key_C) for part, key_C in parts], 1)
+            for row, near_C in enumerate(near_BC, start=first):
+                least = np.partition(near_C, -width)[-width]
+                near = chosen_C[near_C >= least - _ROUNDING]
+                cosine_N = self._exact(queries_BD[row], near)
+                best = np.lexsort((-near, -cosine_N))[:width]
+                places_BW[row], scores_BW[row] = near[best], cosine_N[best]
         return places_BW, scores_BW
 
-    def save(self, folder: str | Path, variant: str = "fp32") -> None:
-        """Write this memory as the only variant of a folder; see :func:`save_memories`."""
-        save_memories(folder, {variant: self})
+    def _exact(self, query_D: Matrix, places: NDArray[np.int64]) -> Matrix:
+        """The cosine of a query to each edit's key; the same for keys of the same text."""
+        found, number_P = self._keys_of(places)
+        keys_ND = np.concatenate([keys.keys_KD[rows] for keys, rows in found])
+        cosine_N: Matrix = np.clip(np.einsum("nd,d->n", keys_ND, query_D), -1, 1)
+        return cosine_N[number_P]
 
-    @classmethod
-    def load(cls, folder: str | Path, encoder_digest: str) -> EditMemory:
-        """Load the keys that the encoder of this digest made, memory-mapped.
+    def _keys_of(
+        self, places_P: NDArray[np.int64]
+    ) -> tuple[list[tuple[KeyRows, NDArray[np.int64]]], NDArray[np.int64]]:
+        """The rows of the edits' keys, by segment, and for each edit the number of its key among
+        them. A text that is a key of several segments has one number, so that a tie is exact."""
+        segment_P = np.searchsorted(self.starts, places_P, side="right") - 1
+        number_P = np.empty(len(places_P), dtype=np.int64)
+        found: list[tuple[KeyRows, NDArray[np.int64]]] = []
+        digests: list[bytes] = []
+        for segment in np.unique(segment_P).tolist():
+            part, is_here_P = self.segments[segment], segment_P == segment
+            rows = part.edits.key_E[places_P[is_here_P] - self.starts[segment]]
+            rows, of_row = np.unique(rows.astype(np.int64), return_inverse=True)
+            number_P[is_here_P] = of_row + len(digests)
+            found.append((part.keys, rows))
+            digests += [digest.tobytes() for digest in part.edits.digests_K32[rows]]
+        if len(found) > 1:
+            first: dict[bytes, int] = {}
+            same = [first.setdefault(digest, number) for number, digest in enumerate(digests)]
+            number_P = np.array(same, dtype=np.int64)[number_P]
+        return found, number_P
 
-        Raises
-        ------
-        DamagedMemory
-            A file is missing or isn't what the manifest says it is.
-        ForeignMemory
-        """
-        folder = Path(folder)
-        keys_files, checksums = _read_manifest(folder)
-        if encoder_digest not in keys_files:
-            made_by = ", ".join(digest[:12] for digest in sorted(keys_files))
-            raise ForeignMemory(
-                f"{folder}: made by encoder {made_by}, not by {encoder_digest[:12]}",
-                remedy="build it with this encoder: `serac memory build`",
-            )
-        keys_file = keys_files[encoder_digest]
-        for file in (ENTRIES_FILE, keys_file):
-            _verify(folder / file, checksums.get(file))
-        rows = json.loads((folder / ENTRIES_FILE).read_text(encoding="utf-8"))
-        keys_KD = np.load(
-            folder / keys_file, mmap_mode="r" if rows["key_hashes"] else None, allow_pickle=False
-        )
-        entries = (
-            MemoryEntry(id_, prompt, tuple(subject), key)
-            for id_, prompt, subject, key in zip(
-                rows["ids"], rows["prompts"], rows["subjects"], rows["keys"], strict=True
-            )
-        )
-        return cls(tuple(entries), tuple(rows["key_hashes"]), keys_KD, encoder_digest)
+    def _found(self, place: int) -> tuple[int, int]:
+        segment = bisect_right(self.starts, place) - 1
+        return segment, place - self.starts[segment]
 
-
-def save_memories(folder: str | Path, memories: Mapping[str, EditMemory]) -> None:
-    """Write the memories of one edit set, by variant, whole or not at all.
-
-    `ids.json` holds the edits and which key each has, `keys_<variant>.npy` the keys,
-    `manifest.json` a SHA-256 of each file and the digest of each variant's encoder.
-
-    Raises
-    ------
-    UnwritableOutput
-        What was there is unchanged.
-    """
-    first = next(iter(memories.values()))
-    rows = {
-        "ids": [entry.id for entry in first.entries],
-        "prompts": [entry.prompt for entry in first.entries],
-        "subjects": [entry.subject for entry in first.entries],
-        "keys": [entry.key for entry in first.entries],
-        "key_hashes": first.key_hashes,
-    }
-    variants = {
-        variant: {"encoder_digest": memory.encoder_digest, "keys": f"keys_{variant}.npy"}
-        for variant, memory in memories.items()
-    }
-    with folder_aside(folder) as aside:
-        _write_json(aside / ENTRIES_FILE, rows)
-        for variant, memory in memories.items():
-            np.save(aside / variants[variant]["keys"], memory.keys_KD, allow_pickle=False)
-        manifest = {
-            "format": FORMAT,
-            "edits": len(first),
-            "variants": variants,
-            "files": {path.name: _sha256(path) for path in sorted(aside.iterdir())},
-        }
-        _write_json(aside / MANIFEST_FILE, manifest)
+    def _joined(self, rows: Iterable[NDArray[np.int64]]) -> NDArray[np.int64]:
+        found = [part + start for part, start in zip(rows, self.starts, strict=False)]
+        return np.concatenate(found) if found else np.empty(0, dtype=np.int64)
 
 
-def build_memories(
-    edits: Sequence[Edit],
-    encoder_dir: str | Path,
-    out: str | Path,
-    cache_dir: str | Path,
-    *,
-    provider: str = "cpu",
-) -> dict[str, int]:
-    """Build and write the memories of every exported variant.
-
-    The keys of the last build by each encoder are kept in `<cache_dir>/memory/<digest>`, so
-    that a build encodes what changed; the result is the same without them. A cache that is
-    damaged is not used.
-
-    Returns
-    -------
-    dict
-        Keys that were newly encoded, by variant.
-
-    Raises
-    ------
-    UnknownVariant, ProviderUnavailable, UnusableEncoder, UnwritableOutput
-    """
-    from serac_core.scope.session import OnnxEncoder, exported_variants
-
-    memories: dict[str, EditMemory] = {}
-    encoded: dict[str, int] = {}
-    for variant in exported_variants(encoder_dir) or ["fp32"]:
-        encoder = OnnxEncoder.load(encoder_dir, variant, "cuda" if variant == "fp16" else provider)
-        cache = Path(cache_dir) / "memory" / encoder.digest
-        previous = None
-        if cache.exists():
-            with suppress(DamagedMemory, ForeignMemory):
-                previous = EditMemory.load(cache, encoder.digest)
-        memory = EditMemory.build(edits, encoder, previous)
-        known = set(previous.key_hashes) if previous else set()
-        encoded[variant] = len(set(memory.key_hashes) - known)
-        if encoded[variant]:
-            memory.save(cache, variant)
-        memories[variant] = memory
-    save_memories(out, memories)
-    return encoded
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(value, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def _read_manifest(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
-    """Which file holds the keys of which encoder, and the SHA-256 of each file."""
-    path = folder / MANIFEST_FILE
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        if manifest["format"] != FORMAT:
-            raise ValueError(f"format {manifest['format']!r}, this code reads {FORMAT}")
-        keys_files = {
-            str(variant["encoder_digest"]): str(variant["keys"])
-            for variant in manifest["variants"].values()
-        }
-        return keys_files, dict(manifest["files"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _damaged(path, repr(error)) from error
-
-
-def _verify(path: Path, expected: str | None) -> None:
-    try:
-        found = _sha256(path)
-    except OSError as error:
-        raise _damaged(path, error.strerror or str(error)) from error
-    if found != expected:
-        raise _damaged(path, f"SHA-256 is {found}, the manifest says {expected}")
-
-
-def _damaged(path: Path, why: str) -> DamagedMemory:
-    return DamagedMemory(
-        f"{path}: not as it was written: {why}",
-        remedy="build the memory again (`serac memory build`), or fetch the release again",
-    )
+def _cosines(queries_BD: Matrix, part: Segment, key_C: NDArray[np.uint32]) -> Matrix:
+    """(B, C) the cosine of each query to the key of each chosen edit of a segment, but for
+    rounding."""
+    if not len(key_C):
+        return np.empty((len(queries_BD), 0), dtype=np.float32)
+    first, last = int(key_C.min()), int(key_C.max()) + 1
+    cosine_BK: Matrix = queries_BD @ part.keys.keys_KD[first:last].T
+    return cosine_BK[:, key_C.astype(np.int64) - first]

@@ -117,7 +117,7 @@ class Probing:
             asked = Random(len(asked)).sample(asked, asked_at_most)
         asked += [(query, "traffic", None) for query in traffic]
         self._asked = asked
-        self._by_subject = [bool(entry.subject) for entry in memory.entries]
+        self._by_subject = [memory.has_subject(place) for place in range(len(memory))]
         self._candidates = router.candidates([query for query, _, _ in asked])
 
     def fitted_scale(self) -> Scale | None:

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from serac_core.edits.record import normalize_text
 from serac_core.scope.calibration_file import Abstention, Thresholds, read_calibration
 from serac_core.scope.cohort import NONE_KNOWN
 from serac_core.scope.encoder import Encoder, encodable
@@ -164,10 +163,6 @@ class Router:
             )
         self._whole_text_threshold = whole_text_threshold
         self._scorer = encoder.scorer
-        self._whole_prompts = {
-            normalize_text(memory.entries[place].prompt) for place in memory.whole_texts
-        }
-        self._known = self._scorer.known(memory.keys_KD)
 
     @classmethod
     def load(
@@ -203,6 +198,18 @@ class Router:
             found.abstention,
         )
 
+    def over(self, memory: EditMemory) -> Router:
+        """This router over another memory by the same encoder."""
+        return Router(
+            self.encoder,
+            memory,
+            self.threshold,
+            self._whole_text_threshold,
+            self.scale,
+            self.verification,
+            self.abstention,
+        )
+
     def route(self, queries: Sequence[str]) -> list[Decision]:
         """Decide on each query; one encoder call for all, one of the verifier for those in doubt,
         and a second of the encoder for those that no edit about a subject they name settles, where
@@ -232,12 +239,12 @@ class Router:
         asked = [encodable(query) for query in queries]
         candidates = self._verified(self._about_subjects(asked))
         settled = [
-            bool(self._whole_prompts)
+            bool(len(self.memory.whole_texts))
             and any(candidate.score >= self.threshold for candidate in of_query)
-            and normalize_text(text) not in self._whole_prompts
+            and not self.memory.is_whole_prompt(text)
             for text, of_query in zip(asked, candidates, strict=True)
         ]
-        if self.memory.whole_texts:
+        if len(self.memory.whole_texts):
             open_texts = {
                 text
                 for text, is_settled in zip(asked, settled, strict=True)
@@ -249,7 +256,7 @@ class Router:
         for is_settled, of_query in zip(settled, candidates, strict=True):
             of_query.sort(
                 key=lambda found: (
-                    is_settled and not self.memory.entries[found.place].subject,
+                    is_settled and not self.memory.has_subject(found.place),
                     -found.score,
                     -found.place,
                 )
@@ -312,7 +319,7 @@ class Router:
 
     def said_by(self, place: int) -> str:
         """What the prompt of the edit at a place says of its subject."""
-        entry = self.memory.entries[place]
+        entry = self.memory.entry(place)
         mentions = SubjectIndex([entry.subject]).find(entry.prompt)
         return said_about(entry.prompt, mentions) if mentions else entry.prompt
 
@@ -331,12 +338,8 @@ class Router:
     ) -> list[Candidate]:
         """The edits about a subject, scored by what the query says about it."""
         places = self.memory.about(subject)
-        keys, key_of_place = np.unique(
-            self.memory.key_of_entry[list(places)], return_inverse=True
-        )  # each key once, so that a tie is exact
-        closeness_NF = self._scorer.compare(
-            query_D, closeness_R, self.memory.keys_KD[keys], self._known.of(keys)
-        )
+        keys_ND, known, key_of_place = self.memory.keys_of(places)
+        closeness_NF = self._scorer.compare(query_D, closeness_R, keys_ND, known)
         scores_N = self.scale.score(closeness_NF) if self.scale else unfitted_score(closeness_NF)
         score_N, of_N = scores_N.tolist(), closeness_NF.tolist()
         return [
@@ -364,7 +367,7 @@ class Router:
     def _candidate(
         self, place: int, compared: str, score: float, closenesses: Sequence[float]
     ) -> Candidate:
-        entry = self.memory.entries[place]
+        entry = self.memory.entry(place)
         edit, relation, other, known, overlap, wide = closenesses
         return Candidate(
             entry.id,

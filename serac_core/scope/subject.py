@@ -52,6 +52,7 @@ _ABBREVIATIONS = frozenset(
         "vs",
     ]
 )
+_ASCII = re.compile("[A-Za-z0-9]+")
 _HYPHENS = "-\u2010\u2011"
 
 
@@ -75,6 +76,10 @@ class Mention:
 
 def words_of(text: str) -> list[Word]:
     """The words of a text, case and accents folded (NFKD, marks dropped)."""
+    if text.isascii():
+        return [
+            Word(found[0].lower(), found.start(), found.end()) for found in _ASCII.finditer(text)
+        ]
     words: list[Word] = []
     folded, start = "", 0
     for place, char in enumerate(text):
@@ -195,20 +200,18 @@ class SubjectIndex:
                 last = words[first + length - 1]
                 key = tuple(word.folded for word in words[first : first + length])
                 if key not in self._subjects:
-                    if not (last.folded.endswith("s") and text[last.start].islower()):
+                    key = (*key[:-1], singular_of(last, text))
+                    if key not in self._subjects:
                         continue
-                    key = (*key[:-1], last.folded[:-1])
-                    if len(key[-1]) < _LEAST_PLURAL or key not in self._subjects:
-                        continue
-                start, end = words[first].start, _name_end(text, words[first].start, last.end)
+                start, end = words[first].start, name_end(text, words[first].start, last.end)
                 inside = any(a <= start and end <= b for a, b in covered)
-                if not inside and not _is_joined(text, start, end):
+                if not inside and not is_joined(text, start, end):
                     found.append(Mention(key, start, end))
                     covered.append((start, end))
         return sorted(found, key=lambda mention: mention.start)
 
 
-def _name_end(text: str, start: int, end: int) -> int:
+def name_end(text: str, start: int, end: int) -> int:
     """Where a name ends whose last word ends there: with its bracket, and with its full stop where
     the sentence goes on ("Washington, D.C. is")."""
     if text[end : end + 1] == ")" and text.count("(", start, end) > text.count(")", start, end):
@@ -217,7 +220,15 @@ def _name_end(text: str, start: int, end: int) -> int:
     return end + 1 if goes_on and text[end + 2 : end + 3].islower() else end
 
 
-def _is_joined(text: str, start: int, end: int) -> bool:
+def singular_of(word: Word, text: str) -> str:
+    """What a lower-case word is the plural of, folded; "" if it can't be one."""
+    if not (word.folded.endswith("s") and text[word.start].islower()):
+        return ""
+    return word.folded[:-1] if len(word.folded) > _LEAST_PLURAL else ""
+
+
+def is_joined(text: str, start: int, end: int) -> bool:
+    """Whether a hyphen joins a span to another word."""
     before = start >= 2 and text[start - 1] in _HYPHENS and text[start - 2].isalnum()
     after = end + 1 < len(text) and text[end] in _HYPHENS and text[end + 1].isalnum()
     return before or after

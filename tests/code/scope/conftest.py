@@ -13,7 +13,8 @@ from serac_core.edits.jsonl import write_edits
 from serac_core.edits.record import Edit
 from serac_core.release.manifest import write_manifest
 from serac_core.scope.cohort import Cohort
-from serac_core.scope.memory import EditMemory, save_memories
+from serac_core.scope.memory import EditMemory
+from serac_core.scope.memory_store import save_memories
 from serac_core.scope.session import OnnxEncoder
 
 

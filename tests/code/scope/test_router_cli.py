@@ -1,4 +1,4 @@
-"""`serac route`, `serac explain`, `serac memory build` from the command line."""
+"""`serac route`, `serac explain`, `serac memory build|add|retract` from the command line."""
 
 from __future__ import annotations
 
@@ -112,6 +112,25 @@ def test_memory_build_encodes_every_variant_and_then_only_what_changed(
     little = {path.name: path.read_bytes() for path in out.iterdir()}
     assert build("another cache") == {"fp32": 5, "int8": 5}
     assert little == {path.name: path.read_bytes() for path in out.iterdir()}
-    for kept in (tmp_path / "cache").rglob("keys_*.npy"):
+    for kept in (tmp_path / "cache").rglob("keys-*"):
         kept.write_bytes(b"damaged")
     assert build() == {"fp32": 5, "int8": 5}
+
+
+def test_memory_add_and_retract_change_a_built_memory(make_encoder, edits, tmp_path):
+    graphs = {"encoder.onnx": graph(), "encoder_int8.onnx": graph(seed=4)}
+    folder, live, out = make_encoder("onnx", graphs), tmp_path / "live.jsonl", tmp_path / "memory"
+    write_edits(live, edits)
+    serac("memory", "build", "--encoder", folder, "--edits", live, "--out", out,
+          "--cache-dir", tmp_path / "cache")  # fmt: skip
+    write_edits(live, [Edit(id="b", prompt="Bread is", subject="Bread", target_new="tea")])
+    words = ("memory", "add", "--memory", out, "--encoder", folder, "--edits", live, "--json")
+    assert json.loads(serac(*words).stdout) == {
+        "added": 1, "removed": 0, "encoded": {"fp32": 1, "int8": 1}, "edits": 6,
+    }  # fmt: skip
+    found = serac("memory", "retract", "--memory", out, "--id", "b", "--id", "e-joke").stdout
+    assert found.startswith("0 added, 2 removed; 4 edits in ")
+    for variant in ("fp32", "int8"):
+        memory = EditMemory.load(out, OnnxEncoder.load(folder, variant).digest)
+        ids = [memory.entry(place).id for place in memory.places.tolist()]
+        assert ids == [edit.id for edit in edits[:4]]

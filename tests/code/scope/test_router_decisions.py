@@ -215,9 +215,9 @@ def test_a_release_routes_by_each_variant(release):
 
 def test_a_release_with_altered_parts_is_refused(release):
     folder = release()
-    keys = folder / "memory" / "keys_fp32.npy"
+    keys = folder / "memory" / "keys-1-fp32.safetensors"
     keys.write_bytes(keys.read_bytes()[:-1] + b"\x01")
-    with pytest.raises(DamagedMemory, match=r"keys_fp32\.npy"):
+    with pytest.raises(DamagedMemory, match=r"keys-1-fp32"):
         Router.load(folder)
     (folder / "scope" / "encoder.onnx").write_bytes(graph(seed=8))
     with pytest.raises(ForeignMemory):
