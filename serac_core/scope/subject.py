@@ -131,7 +131,8 @@ def said_about(text: str, mentions: Sequence[Mention]) -> str:
         done = mention.end
     before = "".join(parts)
     said = before + text[done:]
-    for start in reversed([0, *_sentence_starts(before, len(before) - len(MASK))]):
+    may_begin = -1 if "?" in text[done:] else len(before) - len(MASK)
+    for start in reversed([0, *_sentence_starts(before, may_begin)]):
         if len(words_of(said[start:])) >= _LEAST_WORDS:
             return said[start:]
     return said
@@ -157,7 +158,8 @@ def _sentence_starts(text: str, mask: int = -1) -> list[int]:
     ----------
     mask:
         Where a sentence may begin after an abbreviation too, if not after an initial: "see Vol. X
-        is owned by" is cut there, and "Mr. X is owned by" loses nothing.
+        is owned by" is cut there, and "Mr. X is owned by" loses nothing. A question would lose its
+        beginning: "Is Brill Inc. X's owner?"
     """
     starts = []
     for found in _SENTENCE_END.finditer(text):

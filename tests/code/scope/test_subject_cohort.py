@@ -38,6 +38,7 @@ from serac_core.scope.subject import SubjectIndex, said_of, sentences_of, subjec
         ("Who runs Brill Inc. in Mt. Vernon?", "Mt. Vernon", "Who runs Brill Inc. in X?"),
         ("Was it J. R. Brill who sang?", "Brill", "Was it J. R. X who sang?"),
         ("Foreign Affairs, Vol. Brill's owner is", "Brill", "X's owner is"),
+        ("Is Moss Inc. Brill's first owner?", "Brill", "Is Moss Inc. X's first owner?"),
         ("Who is married to Mr. Brill?", "Brill", "Who is married to Mr. X?"),
         ("The twin city of Washington, D.C. is", "Washington, D.C.", "The twin city of X is"),
         ("I was in Brill. then I left", "Brill", "I was in X then I left"),
