@@ -51,6 +51,7 @@ class KeywordEncoder:
     """Texts with the same key words have the same vector, others nearly orthogonal ones."""
 
     digest = "key words"
+    verifier = None
 
     def __init__(self):
         self.scorer = CohortScorer(Cohort(), np.empty((0, 64), dtype=np.float32))
