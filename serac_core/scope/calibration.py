@@ -67,10 +67,9 @@ def calibrate(
     dict
         The content of `calibration.json`. Of each variant: `threshold`, `whole_text_threshold`,
         `scale` (its weights; None where scores are differences of cosines), `verification` (None
-        without a verifier), `true_route` of
-        `n_in` rephrasings and prompts, `false_route` of `n_out` queries with its one-sided 95 %
-        Clopper-Pearson bound, and the same for each kind; `traffic_routed_in` and its bound
-        (:func:`serac_core.scope.probes.traffic_routed_in`).
+        without a verifier), `true_route` of `n_in` rephrasings and prompts, `false_route` of
+        `n_out` queries with its one-sided 95 % Clopper-Pearson bound, and the same for each kind;
+        `traffic_routed_in` and its bound (:func:`serac_core.scope.probes.traffic_routed_in`).
 
     Raises
     ------

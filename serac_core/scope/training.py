@@ -41,7 +41,8 @@ from serac_core.scope.verifier import VERIFIER_FOLDER, train_verifier
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-_FORMAT = 4  # of batches and loss; part of the key of the checkpoints
+_FORMAT = 5  # of batches and loss; part of the key of the checkpoints
+_OF_VERIFIER = ("verifier_steps", "verifier_batch_size", "verifier_learning_rate")
 _SAMPLE = 60  # edits of a fold that are measured while training
 _COHORT_EACH = 1  # phrasings of a relation that they are measured against
 
@@ -156,7 +157,7 @@ def train(
         pairs = PairMaker(
             folds["train"], traffic, encoder_now.encode, config.verifier_batch_size, seed
         )
-        verifier = train_verifier(model, pairs, config, folder / VERIFIER_FOLDER, seed)
+        verifier = train_verifier(model, pairs, config, folder / _verifier_key(config), seed)
     with folder_aside(out) as aside:
         model.save(str(aside), create_model_card=False)
         if verifier is not None:
@@ -273,7 +274,7 @@ def _content_key(
     weights = sorted(source.rglob("*.safetensors")) if source.is_dir() else []
     parts = {
         "format": _FORMAT,
-        "config": config.model_dump(exclude={"checkpoint_every", "rank"}),
+        "config": config.model_dump(exclude={"checkpoint_every", "rank", *_OF_VERIFIER}),
         "seed": seed,
         "encoder": [file_sha256(path) for path in weights] or encoder,
         "start": start_sha256(start) if start else "",
@@ -283,3 +284,9 @@ def _content_key(
         ],
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _verifier_key(config: ScopeConfig) -> str:
+    """Changes with what, beside the encoder, the verifier's weights depend on."""
+    text = json.dumps(config.model_dump(include=set(_OF_VERIFIER)), sort_keys=True)
+    return f"{VERIFIER_FOLDER}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
