@@ -2,7 +2,7 @@
 
     python benchmarks/public_splits.py SOURCES OUT
 
-SOURCES holds the files named in `_SETS` and below. An edit's fold is a function of its normalised
+SOURCES holds the files that `split` names. An edit's fold is a function of its normalised
 subject alone (`serac_core.edits.training_set.fold_of`), over all sets together: fold `test` and
 CounterFact's own validation edits are scored, no edit of those subjects is trained on, and fold
 `calibrate` of the rest calibrates. OUT then holds
@@ -155,7 +155,7 @@ def _claims_about(edits: Sequence[Edit], claims: Iterable[str]) -> dict[str, tup
 
 def _asked_every_way(edit: Edit, claims: Sequence[str]) -> Edit:
     probes = [LocalityProbe(prompt=claim, kind="same_subject") for claim in claims]
-    return _with_distraction(edit).model_copy(
+    return edit.model_copy(
         update={
             "rephrase_prompts": (*edit.rephrase_prompts, *_yes_no(edit)),
             "locality": (*_with_distraction(edit).locality, *probes),

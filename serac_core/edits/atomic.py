@@ -15,7 +15,8 @@ class UnwritableOutput(SeracError):
     """A file or folder can't be written (no such folder, no permission, disk full)."""
 
 
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
+    """Put a file, or the names in a folder, on disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -43,7 +44,7 @@ def write_atomically(path: str | Path, chunks: Iterable[bytes]) -> None:
             handle.flush()
             os.fsync(handle.fileno())
         aside.replace(path)
-        _fsync(path.parent)
+        fsync(path.parent)
     except OSError as error:
         raise UnwritableOutput(
             f"{path}: can't be written: {error.strerror or error}",
@@ -71,12 +72,12 @@ def folder_aside(path: str | Path) -> Iterator[Path]:
         aside.mkdir()
         yield aside
         for entry in sorted(aside.rglob("*")):
-            _fsync(entry)
-        _fsync(aside)
+            fsync(entry)
+        fsync(aside)
         if path.exists():
             path.rename(replaced)
         aside.rename(path)
-        _fsync(path.parent)
+        fsync(path.parent)
     except OSError as error:
         if replaced.exists() and not path.exists():
             replaced.rename(path)

@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
-from serac_core.edits.atomic import UnwritableOutput, write_atomically
+from serac_core.edits.atomic import UnwritableOutput, fsync, write_atomically
 from serac_core.errors import SeracError
 from serac_core.progress import Say
 from serac_core.release.manifest import MANIFEST, file_sha256
@@ -128,7 +128,7 @@ def route_file(
         os.fsync(part.fileno())
         part_of(output).replace(output)
         state_of(output).unlink(missing_ok=True)
-        _fsync(output.parent)
+        fsync(output.parent)
     return RoutedFile(done, resumed, time.monotonic() - started)
 
 
@@ -306,11 +306,3 @@ def _start_over(part: BinaryIO, output: Path, maker: dict[str, object]) -> None:
 def _discard(output: Path) -> None:
     part_of(output).unlink(missing_ok=True)
     state_of(output).unlink(missing_ok=True)
-
-
-def _fsync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

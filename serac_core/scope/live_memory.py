@@ -26,7 +26,7 @@ import numpy as np
 from serac_core.edits.record import Edit
 from serac_core.errors import SeracError
 from serac_core.scope.memory import EditMemory
-from serac_core.scope.memory_files import ForeignMemory, damaged, read_manifest
+from serac_core.scope.memory_files import ForeignMemory, damaged, foreign, read_manifest
 from serac_core.scope.memory_segment import EditRows, KeyRows, Segment
 from serac_core.scope.memory_store import Stored, compacted, read_stored, write_stored
 
@@ -331,8 +331,4 @@ def _variant_of(folder: Path, stored: Stored, digest: str) -> str:
     for variant, found in stored.manifest.variants.items():
         if found == digest:
             return variant
-    made_by = ", ".join(sorted(found[:12] for found in stored.manifest.variants.values()))
-    raise ForeignMemory(
-        f"{folder}: made by encoder {made_by}, not by {digest[:12]}",
-        remedy="build it with this encoder: `serac memory build`",
-    )
+    raise foreign(folder, stored.manifest.variants, digest)

@@ -237,6 +237,15 @@ def damaged(path: Path, why: str) -> DamagedMemory:
     )
 
 
+def foreign(folder: Path, variants: Mapping[str, str], digest: str) -> ForeignMemory:
+    """The error for an encoder by which a folder has no keys."""
+    made_by = ", ".join(sorted(found[:12] for found in variants.values()))
+    return ForeignMemory(
+        f"{folder}: made by encoder {made_by}, not by {digest[:12]}",
+        remedy="build it with this encoder: `serac memory build`",
+    )
+
+
 def _as_json(value: Mapping[str, Any]) -> bytes:
     return json.dumps(value, indent=1, sort_keys=True).encode() + b"\n"
 

@@ -24,6 +24,7 @@ from serac_core.scope.memory_files import (
     Manifest,
     SegmentFiles,
     damaged,
+    foreign,
     map_arrays,
     read_manifest,
     write_arrays,
@@ -87,11 +88,7 @@ def _mapped(
     if digests is not None:
         variants = {name: digest for name, digest in variants.items() if digest in digests}
         for digest in set(digests) - set(variants.values()):
-            made_by = ", ".join(sorted(found[:12] for found in manifest.variants.values()))
-            raise ForeignMemory(
-                f"{folder}: made by encoder {made_by}, not by {digest[:12]}",
-                remedy="build it with this encoder: `serac memory build`",
-            )
+            raise foreign(folder, manifest.variants, digest)
     rows: dict[str, EditRows | KeyRows] = {}
 
     def mapped(name: str, made: type[EditRows] | type[KeyRows]) -> Any:

@@ -388,14 +388,11 @@ class Router:
         if not candidates:
             return Decision(query, False, None, NO_MATCH, self.threshold, None)
         best = candidates[0]
-        in_scope = best.score >= self.threshold
-        borderline = (
-            self.abstention is not None
-            and abs(best.score - self.threshold) < self.abstention.margin
-            and best.closeness < SAME_TEXT
-        )
-        if borderline and self.abstention is not None:
-            in_scope = self.abstention.policy == "edit"
+        in_scope, borderline = best.score >= self.threshold, False
+        if self.abstention is not None and best.closeness < SAME_TEXT:
+            borderline = abs(best.score - self.threshold) < self.abstention.margin
+            if borderline:
+                in_scope = self.abstention.policy == "edit"
         return Decision(
             query,
             in_scope,
