@@ -124,11 +124,40 @@ class CalibrationConfig(_Section):
     abstain: Literal["base", "edit"] = Field(
         "base", description="Which answers a borderline query: the base model or the edit."
     )
+    misroute_cost: float = Field(
+        2.0,
+        gt=0,
+        description="A near miss routed in costs as much as so many queries in scope routed out.",
+    )
     max_probes_routed: float = Field(
-        0.0275, gt=0, le=1, description="Share of the calibration's near misses that may be routed."
+        0.03, gt=0, le=1, description="Share of the calibration's near misses that may be routed."
     )
     target_false_route: float = Field(
         0.001, gt=0, lt=1, description="Share of out-of-scope queries that may be routed."
+    )
+
+
+class OwnScopeConfig(ScopeConfig):
+    """Of a classifier that is trained on people's own edit sets, with a verifier."""
+
+    max_steps: int = Field(500, ge=1, description="Optimizer steps.")
+    learning_rate: float = Field(5e-4, gt=0, description="Peak learning rate.")
+    checkpoint_every: int = Field(250, ge=1, description="Steps between checkpoints.")
+    verifier_steps: int = Field(2500, ge=0, description="Optimizer steps of the verifier; 0: none.")
+
+
+class OwnCalibrationConfig(CalibrationConfig):
+    """The same of its calibration."""
+
+    misroute_cost: float = Field(1.0, gt=0, description="As in `calibration`.")
+
+
+class OwnEditsConfig(_Section):
+    """How `serac benchmark quality --train` trains; what isn't named here is as elsewhere."""
+
+    scope: OwnScopeConfig = Field(OwnScopeConfig(), description="Instead of `scope`.")
+    calibration: OwnCalibrationConfig = Field(
+        OwnCalibrationConfig(), description="Instead of `calibration`."
     )
 
 
@@ -209,6 +238,7 @@ class Params(_Section):
     counterfactual: CounterfactualConfig = CounterfactualConfig()
     export: ExportConfig = ExportConfig()
     calibration: CalibrationConfig = CalibrationConfig()
+    own_edits: OwnEditsConfig = OwnEditsConfig()
     gate: GateConfig = GateConfig()
     registry: RegistryConfig = RegistryConfig()
     demo_model: DemoModelConfig = DemoModelConfig()

@@ -125,8 +125,9 @@ def benchmark_quality(
 ) -> None:
     """Routing quality on edits never seen in training, at each memory size.
 
-    Either of a release, or of a classifier that is trained on other edits first (the recipe of
-    params.yaml; kept in the folder `trained` of --out). Other formats come in through `serac edits
+    Either of a release, or of a classifier that is trained on other edits first (by
+    `own_edits` of params.yaml, calibrated for the largest size; kept in the folder `trained` of
+    --out). Other formats come in through `serac edits
     import`. Near misses that truly fall under another stored edit are set aside; the last columns
     count them in.
     """
@@ -142,6 +143,7 @@ def benchmark_quality(
             out / "trained",
             load_params(params),
             traffic=list(read_queries(train_traffic)) if train_traffic else (),
+            edits_in_memory=max(wanted),
             world=world,
             cache_dir=cache_dir,
             say=tell,

@@ -20,7 +20,6 @@ from serac_core.progress import tell
 from serac_core.scope.calibration_file import Abstention
 from serac_core.scope.probes import (
     FAR_KINDS,
-    MISROUTE_COST,
     Outcome,
     Probed,
     Probing,
@@ -42,6 +41,7 @@ def calibrate(
     target_false_route: float,
     *,
     max_probes_routed: float = 1.0,
+    misroute_cost: float = 2.0,
     verifier_band: float = 0.002,
     edits_in_memory: int = 0,
     abstention: Abstention | None = None,
@@ -53,6 +53,8 @@ def calibrate(
     ----------
     max_probes_routed:
         Largest share of the edits' probes out of scope that may be routed in.
+    misroute_cost:
+        A probe routed in costs as much as so many queries in scope routed out.
     verifier_band:
         As `calibration.verifier_band` of params.yaml.
     target_false_route:
@@ -93,12 +95,14 @@ def calibrate(
         whole = Probing(
             encoder, edits, traffic, whole_texts=True, asked_at_most=_WHOLE_TEXTS_ASKED
         ).outcome()
-        threshold = balanced_threshold(outcome, target_false_route, max_probes_routed, growth)
+        threshold = balanced_threshold(
+            outcome, target_false_route, max_probes_routed, growth, misroute_cost
+        )
         expected, bound = traffic_routed_in(outcome, threshold, growth)
         variants[variant] = {
             "threshold": threshold,
             "whole_text_threshold": balanced_threshold(
-                whole, target_false_route, max_probes_routed
+                whole, target_false_route, max_probes_routed, misroute_cost=misroute_cost
             ),
             "scale": list(scale.weights) if scale else None,
             "verification": asdict(verification) if verification else None,
@@ -122,7 +126,7 @@ def calibrate(
             )
     calibration = {
         "schema": 1,
-        "rule": f"least miss + {MISROUTE_COST:g} x routed-in probes; "
+        "rule": f"least miss + {misroute_cost:g} x routed-in probes; "
         "traffic at most target_false_route with edits_in_memory",
         "edits_in_memory": stored,
         "calibration_edits": len(edits),

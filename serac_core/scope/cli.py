@@ -121,6 +121,7 @@ def calibrate(
         out,
         target,
         max_probes_routed=settings.calibration.max_probes_routed,
+        misroute_cost=settings.calibration.misroute_cost,
         verifier_band=settings.calibration.verifier_band,
         edits_in_memory=stored,
         abstention=Abstention(settings.calibration.abstain_margin, settings.calibration.abstain),

@@ -237,10 +237,7 @@ class CohortScorer:
         self._starts_R = np.searchsorted(relation_C[order_C], np.arange(len(self._names)))
         self._cohort_CD = np.ascontiguousarray(cohort_CD[order_C])
         if len(self._names):
-            size_R = np.diff(np.append(self._starts_R, len(order_C)))
-            place_P = np.arange(max(2, size_R.max()))
-            self._is_text_RP = place_P < size_R[:, None]
-            self._text_RP = np.where(self._is_text_RP, self._starts_R[:, None] + place_P, 0)
+            self._size_R = np.diff(np.append(self._starts_R, len(order_C)))
             mean_RD = np.add.reduceat(self._cohort_CD, self._starts_R, axis=0)
             length_R1 = np.linalg.norm(mean_RD, axis=1, keepdims=True)
             self._mean_RD = mean_RD / np.maximum(length_R1, 1e-12)
@@ -276,31 +273,39 @@ class CohortScorer:
         several times as much."""
         import numpy as np
 
-        shape = (*near_BL.shape, self._is_text_RP.shape[1])
+        shape = (*near_BL.shape, max(2, self._size_R.max()))
         cosine_BLP = np.full(shape, _NO_TEXT, dtype=np.float32)
         order = np.argsort(near_BL, axis=None, kind="stable")
         rows, columns = np.divmod(order, near_BL.shape[1])
         relations, starts = np.unique(near_BL.ravel()[order], return_index=True)
         ends = [*starts[1:].tolist(), len(order)]
         for relation, start, end in zip(relations.tolist(), starts.tolist(), ends, strict=True):
-            size = int(np.count_nonzero(self._is_text_RP[relation]))
-            first = int(self._starts_R[relation])
+            size, first = int(self._size_R[relation]), int(self._starts_R[relation])
             of, place = rows[start:end], columns[start:end]
             texts_PD = self._cohort_CD[first : first + size]
             cosine_BLP[of, place, :size] = vectors_BD[of] @ texts_PD.T
         return cosine_BLP
 
     def _closeness_of_one(self, query_D: Matrix, looked_at: int) -> Matrix:
-        """(R,) without BLAS: its threads would wait for those of ONNX Runtime, which spin."""
+        """(R,) without matrix products: BLAS's threads would wait for those of ONNX Runtime, which
+        spin. Texts are read where they lie; gathering them takes longer than comparing them."""
         import numpy as np
 
-        found_R: Matrix = np.einsum("rd,d->r", self._mean_RD, query_D)
-        near_L = np.argpartition(-found_R, looked_at - 1)[:looked_at]
-        is_text_LP = self._is_text_RP[near_L]
-        texts = self._text_RP[near_L][is_text_LP]
-        cosine_LP = np.full(is_text_LP.shape, _NO_TEXT, dtype=np.float32)
-        cosine_LP[is_text_LP] = np.einsum("xd,d->x", self._cohort_CD[texts], query_D)
-        found_R[near_L] = _mean_of_two(cosine_LP)
+        found_R: Matrix = np.vecdot(self._mean_RD, query_D)
+        near_L = np.argpartition(found_R, len(found_R) - looked_at)[-looked_at:]
+        size_L = self._size_R[near_L]
+        ends_L = np.cumsum(size_L)
+        cosine_X = np.empty(ends_L[-1], dtype=np.float32)
+        places = zip(
+            (ends_L - size_L).tolist(),
+            self._starts_R[near_L].tolist(),
+            size_L.tolist(),
+            strict=True,
+        )
+        for place, start, size in places:
+            texts_PD = self._cohort_CD[start : start + size]
+            np.vecdot(texts_PD, query_D, out=cosine_X[place : place + size])
+        found_R[near_L] = _mean_of_two_each(cosine_X, size_L)
         return found_R
 
     def known(self, keys_ND: Matrix) -> KnownKeys:
@@ -368,6 +373,19 @@ def _mean_of_two(cosine_P: Matrix) -> Matrix:
     highest, second = two_P[..., 1], two_P[..., 0]
     second = np.where(second == _NO_TEXT, highest, second)
     return np.asarray((highest + second) / 2, dtype=np.float32)
+
+
+def _mean_of_two_each(cosine_X: Matrix, size_L: NDArray[np.int64]) -> Matrix:
+    """(L,) :func:`_mean_of_two` of runs of `size_L` that follow each other."""
+    import numpy as np
+
+    starts_L = np.cumsum(size_L) - size_L
+    highest_L = np.maximum.reduceat(cosine_X, starts_L)
+    is_highest_X = cosine_X == np.repeat(highest_L, size_L)
+    others_X = np.where(is_highest_X, np.float32(_NO_TEXT), cosine_X)
+    second_L = np.maximum.reduceat(others_X, starts_L)
+    alone_L = (second_L == _NO_TEXT) | (np.add.reduceat(is_highest_X, starts_L, dtype=int) > 1)
+    return np.asarray((highest_L + np.where(alone_L, highest_L, second_L)) / 2, dtype=np.float32)
 
 
 def _root_shares(closeness_QR: Matrix, temperature: float) -> Matrix:

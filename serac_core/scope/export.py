@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
     from serac_core.scope.encoder import Matrix
 
-OPSET = 18
+OPSET = 23
 _VERIFIER_OUTPUT = "logit"
 _OUTPUT = "sentence_vector"  # `embedding` would stand twice in the graph
 _PARITY_EDITS = 60
 _PARITY_COHORT = 600
 _PARITY_PAIRS = 200
 _COHORT_AT_ONCE = 8192  # texts
-_INT8_BLOCK = 32
+_INT8_BLOCK = 128
 _INT8_PRODUCTS = 4  # ONNX Runtime's accuracy_level of products in int8
 _LARGE_TABLE = 1024  # rows from which a table is quantized
 
@@ -254,7 +254,7 @@ def _write_graph(module: Any, inputs: list[str], output: str, path: Path) -> Non
 
 
 def _quantize(graph: Path, path: Path) -> None:
-    """Weights in int8: those of matrix products in blocks of 32 along the inner dimension, the
+    """Weights in int8: those of matrix products in blocks of 128 along the inner dimension, the
     word embeddings by row. Activations are quantized at run time in the same blocks, so that a
     text's vector doesn't depend on its batch.
 

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from serac_core.edits.atomic import UnwritableOutput, write_atomically
 from serac_core.errors import SeracError
 
-FORMAT = 2
+FORMAT = 3
 """Changes with the layout, and with what :meth:`serac_core.scope.cohort.CohortScorer.known` gives
 of the same key and cohort."""
 MANIFEST_FILE = "manifest.json"

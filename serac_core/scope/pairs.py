@@ -158,7 +158,13 @@ class PairMaker:
         if kind < 0.22:
             one, two = rng.choice(self._names), rng.choice(self._names)
             longer = rng.choice(
-                (f"{MASK} {one}", f"{one} {MASK}", f"{MASK} {one} {two}", f"{MASK} ({one})")
+                (
+                    f"{MASK} {one}",
+                    f"{one} {MASK}",
+                    f"{MASK} {one} {two}",
+                    f"{MASK} ({one})",
+                    f"{one} {two} of {MASK}",
+                )
             )
             return [Pair(key, rng.choice(asked.ways).replace(MASK, longer, 1), False)]
         if kind < 0.30:

@@ -24,8 +24,6 @@ from serac_core.scope.scale import (
 )
 from serac_core.statistics import upper_bound_95
 
-MISROUTE_COST = 2.0
-"""A probe routed in costs as much as this many queries in scope routed out."""
 FAR_KINDS = ("traffic",)
 
 
@@ -216,11 +214,12 @@ def balanced_threshold(
     target_false_route: float | None = None,
     max_probes_routed: float = 1.0,
     growth: float = 1.0,
+    misroute_cost: float = 2.0,
 ) -> float:
     """The threshold that suits the probes best.
 
     Of the midpoints between neighbouring scores it takes the one with the least
-    `miss + MISROUTE_COST * routed_in`: `miss` is the share of rephrasings not routed to their
+    `miss + misroute_cost * routed_in`: `miss` is the share of rephrasings not routed to their
     edit, `routed_in` the share of probes that are routed in (unrelated ones too: with many edits
     in memory they may name the subject of one). Equal ones form an interval, and its middle is
     taken. No more than `max_probes_routed` of the probes, and with a target no more than that share
@@ -246,7 +245,7 @@ def balanced_threshold(
     middles = (edges[:-1] + edges[1:]) / 2
     miss = 1 - _share_at_least(right, middles) * len(right) / max(1, len(inside))
     routed_in = _share_at_least(near, middles)
-    cost = np.where(routed_in <= max_probes_routed, miss + MISROUTE_COST * routed_in, np.inf)
+    cost = np.where(routed_in <= max_probes_routed, miss + misroute_cost * routed_in, np.inf)
     if target_false_route is not None:
         is_kept = _share_at_least(far, middles) * growth <= target_false_route
         cost = np.where(is_kept, cost, np.inf)

@@ -117,7 +117,8 @@ def said_about(text: str, mentions: Sequence[Mention]) -> str:
     that names it last.
 
     What stands before is other matter more often than not; a sentence of fewer than three words
-    is taken together with the one before. What comes after counts: "X is in Oslo. The mayor of
+    is taken together with the one before, unless it goes on after the name: "Of X." says nothing,
+    "X, by" does. What comes after counts: "X is in Oslo. The mayor of
     Bergen is" asks nothing about X.
 
     Parameters
@@ -133,8 +134,11 @@ def said_about(text: str, mentions: Sequence[Mention]) -> str:
     said = before + text[done:]
     may_begin = -1 if "?" in text[done:] else len(before) - len(MASK)
     for start in reversed([0, *_sentence_starts(before, may_begin)]):
-        if len(words_of(said[start:])) >= _LEAST_WORDS:
-            return said[start:]
+        part = said[start:]
+        words = len(words_of(part))
+        goes_on = part.startswith(MASK) and part.rstrip()[-1:] not in ".?!"
+        if words >= _LEAST_WORDS or (words == _LEAST_WORDS - 1 and goes_on):
+            return part
     return said
 
 

@@ -41,7 +41,7 @@ from serac_core.scope.verifier import VERIFIER_FOLDER, train_verifier
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-_FORMAT = 5  # of batches and loss; part of the key of the checkpoints
+_FORMAT = 6  # of batches and loss; part of the key of the checkpoints
 _OF_VERIFIER = ("verifier_steps", "verifier_batch_size", "verifier_learning_rate")
 _SAMPLE = 60  # edits of a fold that are measured while training
 _COHORT_EACH = 1  # phrasings of a relation that they are measured against

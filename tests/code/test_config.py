@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic.fields import FieldInfo
 
 from serac_core.config import ConfigError, Params, load_params
 
@@ -20,11 +21,20 @@ def test_the_shipped_file_names_every_section_and_loads() -> None:
 
 
 def test_every_key_is_described() -> None:
-    for name, section in Params.model_fields.items():
-        nested = getattr(section.annotation, "model_fields", None)
-        fields = nested if nested is not None else {name: section}
+    def check(fields: dict[str, FieldInfo], path: str) -> None:
         for key, field in fields.items():
-            assert field.description, f"{name}.{key}"
+            nested = getattr(field.annotation, "model_fields", None)
+            assert field.description or (nested and not path), f"{path}{key}"
+            check(nested or {}, f"{path}{key}.")
+
+    check(Params.model_fields, "")
+
+
+def test_a_classifier_for_own_edits_has_every_setting_of_the_others() -> None:
+    shipped = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    for section, settings in shipped["own_edits"].items():
+        assert set(settings) == set(shipped[section])
+    assert load_params(ROOT / "params.yaml").own_edits == Params().own_edits
 
 
 @pytest.mark.parametrize(

@@ -343,7 +343,7 @@ def test_a_classifier_is_trained_on_any_edit_set(encoder: Path, tmp_path: Path) 
     params = Params.model_validate(
         {
             "models": {"encoder": str(encoder), "scope_start": ""},
-            "scope": CONFIG.model_dump(),
+            "own_edits": {"scope": CONFIG.model_dump()},
             "export": {"variants": ["fp32"]},
             "training_set": {"train_edits": 20, "asked_edits": 20},
         }
@@ -372,10 +372,7 @@ def test_a_classifier_is_trained_on_any_edit_set(encoder: Path, tmp_path: Path) 
     assert all(subjects.values()) and set.union(*subjects.values()) == set(places)
     assert sum(map(len, subjects.values())) == len(places)  # none in two folds
     cohort = json.loads((out / "scope" / "cohort.json").read_text(encoding="utf-8"))
-    assert {row["relation"] for row in cohort["texts"]} > {
-        "says the capital of x is",
-        "says in x people pay with",
-    }
+    assert any(row["relation"].startswith("says ") for row in cohort["texts"])
     assert json.loads((out / "scope" / "calibration.json").read_text())["variants"].keys() == {
         "fp32"
     }
@@ -406,6 +403,14 @@ def test_the_threshold_lies_in_the_middle_of_the_gap() -> None:
     assert balanced_threshold(Outcome(tuple(probes))) == pytest.approx(0.4)
     stray = Probed("q", "unrelated", None, "e", 0.7)
     assert balanced_threshold(Outcome((*probes, stray)), 0.001) == pytest.approx(0.75)
+
+
+def test_the_threshold_heeds_what_a_misrouted_probe_costs() -> None:
+    inside = [Probed("q", "rephrase", "e", "e", score) for score in (0.3, 0.8, 0.9)]
+    outside = [Probed("q", "same_subject", None, "e", score) for score in (0.5, 0.1, 0.1, 0.1)]
+    outcome = Outcome((*inside, *outside))
+    assert balanced_threshold(outcome, misroute_cost=2.0) == pytest.approx(0.65)
+    assert balanced_threshold(outcome, misroute_cost=1.0) == pytest.approx(0.2)
 
 
 def test_a_missing_encoder_is_named(tmp_path: Path) -> None:
