@@ -143,7 +143,7 @@ class OwnScopeConfig(ScopeConfig):
     max_steps: int = Field(500, ge=1, description="Optimizer steps.")
     learning_rate: float = Field(5e-4, gt=0, description="Peak learning rate.")
     checkpoint_every: int = Field(250, ge=1, description="Steps between checkpoints.")
-    verifier_steps: int = Field(2500, ge=0, description="Optimizer steps of the verifier; 0: none.")
+    verifier_steps: int = Field(2000, ge=0, description="Optimizer steps of the verifier; 0: none.")
 
 
 class OwnCalibrationConfig(CalibrationConfig):

@@ -133,8 +133,9 @@ def _start_encoder(params: Params) -> TorchEncoder:
 
 def _classed(edit: Edit, facts: SameFact, name: str) -> Edit:
     """With every way to ask as a rephrasing, and with what training groups edits by: `relation`,
-    its own or its class of wordings; that class; `set` and `subject_type`, its file: wordings of
-    two files may ask the same without a word in common."""
+    its own or its class of wordings; that class; `shares_wordings`, whether other edits of the
+    relation may be asked for in its words; `set` and `subject_type`, its file: wordings of two
+    files may ask the same without a word in common."""
     extra = edit.model_extra or {}
     asked = (extra.get(field) for field in _ASKED_TOO)
     ways = dict.fromkeys((*edit.rephrase_prompts, *(text for text in asked if _is_text(text))))
@@ -147,6 +148,7 @@ def _classed(edit: Edit, facts: SameFact, name: str) -> Edit:
     if wording is not None:
         found["wording_class"] = wording
         found["relation"] = relation_of(edit) or _says(wording)
+        found["shares_wordings"] = relation_of(edit) is not None
     return edit.model_copy(update=found)
 
 
@@ -162,8 +164,10 @@ def _grouped(edits: Sequence[Edit], encode: Encode) -> list[Edit]:
     for edit in edits:
         wording = _own_class(edit)
         group = joined[_type_of(edit)].get(wording) if wording is not None else None
-        update = {"wording_class": group, "relation": _says(group)} if group is not None else {}
-        found.append(edit.model_copy(update=update))
+        if group is not None:
+            update = {"wording_class": group, "relation": _says(group), "shares_wordings": True}
+            edit = edit.model_copy(update=update)
+        found.append(edit)
     return found
 
 

@@ -1,11 +1,12 @@
 """What the verifier trains on, step by step; a function of data, seed and step alone.
 
 Pairs are of an edit's wording and a query, both with the subject masked, and whether the query asks
-what the edit says. In scope: the edit's rephrasings, now and then behind lead-in text or before a
-closing remark. Out of scope: rephrasings of other relations, mostly those that the encoder takes
-for near; the edit's own same-subject and distracting probes; and what names alone bring together:
-the edit's statement before another question, a longer name that holds the subject's ("X Department
-of Music"), a word of another text that happens to be the subject's name, another edit's target.
+what the edit says. In scope: the edit's rephrasings and other wordings of its relation, now and
+then behind lead-in text or before a closing remark. Out of scope: rephrasings of other relations,
+mostly those that the encoder takes for near; the edit's own same-subject and distracting probes;
+and what names alone bring together: the edit's statement before another question, a longer name
+that holds the subject's ("X Department of Music"), a word of another text that happens to be the
+subject's name, another edit's target.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ _NEAREST = 4  # of them, one of which is taken
 _NEAR_SHARE = 0.65
 _OWN_PROBE_SHARE = 0.8
 _TWO_REPHRASINGS = 0.25
+_OF_RELATION = 0.35
 _CLOSINGS = (
     "Answer briefly.",
     "Please answer in one word.",
@@ -59,6 +61,7 @@ class _Asked:
     relation: str
     wording_class: str
     group: str
+    shares_wordings: bool
 
     @property
     def ways(self) -> tuple[str, ...]:
@@ -69,8 +72,9 @@ class PairMaker:
     """Composes the pairs of a step.
 
     Edits of one `relation` or one `wording_class` (extra fields) are never taken for out of scope
-    of each other, nor those of two types of subject (`subject_type`). Sets of edits (`set`) are
-    drawn as often as the fourth root of their size.
+    of each other, nor those of two types of subject (`subject_type`). Where an edit
+    `shares_wordings`, so are those of its relation in its scope. Sets of edits (`set`) are drawn as
+    often as the fourth root of their size.
 
     Parameters
     ----------
@@ -88,14 +92,19 @@ class PairMaker:
         self._traffic = list(traffic)
         self._sets: dict[str, list[_Asked]] = defaultdict(list)
         self._group: dict[str, dict[str, _Asked]] = defaultdict(dict)
+        shared: dict[tuple[str, str], dict[str, None]] = defaultdict(dict)
         for edit in edits:
             asked = _asked(edit)
             if asked is not None:
                 self._sets[str((edit.model_extra or {}).get("set", ""))].append(asked)
                 for text in asked.ways:
                     self._group[asked.group].setdefault(text, asked)
+                if asked.shares_wordings:
+                    ways = shared[asked.group, asked.relation]
+                    ways |= dict.fromkeys(asked.ways)
         self._all = [asked for found in self._sets.values() for asked in found]
         self._names = sorted({word for asked in self._all for word in asked.subject.split()})
+        self._of_relation = {of: sorted(texts) for of, texts in shared.items()}
         self._wordings = {group: sorted(texts) for group, texts in self._group.items()}
         texts = sorted({text for texts in self._wordings.values() for text in texts})
         self._vectors = dict(zip(texts, encode(texts), strict=True)) if texts else {}
@@ -125,6 +134,9 @@ class PairMaker:
             if len(asked.rephrasings) > 1 and rng.random() < _TWO_REPHRASINGS:
                 one, other = rng.sample(asked.rephrasings, 2)
                 pairs.append(Pair(one, other, True))
+        shared = self._of_relation.get((asked.group, asked.relation))
+        if shared and rng.random() < _OF_RELATION:
+            pairs.append(Pair(key, rng.choice(shared), True))
         near = self._other_relation(rng, asked)
         if near is not None:
             pairs.append(Pair(key, near, False))
@@ -217,6 +229,7 @@ def _asked(edit: Edit) -> _Asked | None:
         relation,
         str(extra.get("wording_class", relation)),
         f"{extra.get('set', '')}\x1f{extra.get('subject_type', '')}",
+        bool(extra.get("shares_wordings", False)),
     )
 
 

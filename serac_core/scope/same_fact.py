@@ -211,7 +211,14 @@ def _communities(prompts: Iterable[str], weights: Counter[tuple[str, str]]) -> l
         if one != other:
             before = graph.get_edge_data(one, other, {"weight": 0})["weight"]
             graph.add_edge(one, other, weight=before + count)
-    core = nx.Graph(graph.subgraph([node for node, degree in graph.degree() if degree > 1]))
+    # Not graph.subgraph: it may iterate over a set, and Louvain's result depends on the order.
+    core = nx.Graph()
+    core.add_nodes_from(node for node, degree in graph.degree() if degree > 1)
+    core.add_weighted_edges_from(
+        (one, other, weight)
+        for one, other, weight in graph.edges(data="weight")
+        if one in core and other in core
+    )
     total = dict(core.degree(weight="weight"))
     for one, other, edge in core.edges(data=True):
         edge["weight"] /= math.sqrt(total[one] * total[other])

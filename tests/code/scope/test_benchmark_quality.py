@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -60,6 +63,36 @@ def test_edits_of_one_relation_say_the_same() -> None:
     one = edit("one", "The capital of France is", "France", relation="capital")
     other = edit("other", "Norway has the capital", "Norway", relation="capital")
     assert [e.id for e in SameFact([one, other]).edits_of("The capital of Norway is")] == ["other"]
+
+
+def test_classes_of_wordings_do_not_depend_on_the_process() -> None:
+    program = """
+import hashlib, random
+from serac_core.edits.record import Edit
+from serac_core.scope.same_fact import wording_classes
+draw = random.Random(1)
+ways = [f"{a} {b} X {c}" for a in "abcdefgh" for b in "klmnop" for c in "rstuvw"]
+edits = [
+    Edit(
+        prompt=first.replace("X", "Norway"),
+        target_new="t",
+        subject="Norway",
+        rephrase_prompts=[other.replace("X", "Norway"), f"Norway {n}", f"{n} Norway"],
+    )
+    for n, (first, other) in enumerate(draw.choices(ways, k=2) for _ in range(900))
+]
+print(hashlib.sha256(repr(sorted(wording_classes(edits).items())).encode()).hexdigest())
+"""
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            check=True,
+            capture_output=True,
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert len(found) == 1
 
 
 @pytest.fixture

@@ -90,6 +90,27 @@ def test_pairs_of_one_wording_class_are_never_taken_for_out_of_scope() -> None:
         assert pair.applies or pair.query not in ways
 
 
+def test_wordings_of_a_relation_are_in_scope_of_its_edits_where_they_share_them() -> None:
+    asked = [
+        edit.model_copy(update={"subject_type": "place", "locality": (), "rephrase_prompts": ()})
+        for edit in (
+            Edit(prompt="the capital of Oslo is", target_new="a", subject="Oslo"),
+            Edit(prompt="Rome is ruled from", target_new="b", subject="Rome"),
+        )
+    ]
+    other = "X is ruled from"
+    for shares in (True, False):
+        of_one = [e.model_copy(update={"relation": "r", "shares_wordings": shares}) for e in asked]
+        maker = PairMaker(of_one, [], encode, 40, 3)
+        said = {
+            pair.query
+            for step in range(10)
+            for pair in maker.step(step)
+            if pair.applies and pair.key == "the capital of X is"
+        }
+        assert (other in said) == shares
+
+
 def test_training_goes_on_where_it_was_killed_and_ends_with_the_same_weights(
     base: Path, training_set: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
