@@ -1,8 +1,9 @@
 """The edit memory: the live edits as the scope classifier sees them.
 
 What is encoded of an edit, its key, is what its prompt says about the subject: the prompt with
-the subject masked. An edit without a subject, or whose prompt doesn't name it, is kept by its
-whole prompt. Edits that say the same of different subjects share one key.
+the subject masked. Where the record names no subject, it is the only name in the prompt
+(:mod:`serac_core.edits.inferred_subject`). An edit without either, or whose prompt doesn't name its
+subject, is kept by its whole prompt. Edits that say the same of different subjects share one key.
 
 A memory is a row of segments (:mod:`serac_core.scope.memory_segment`) and what was removed from
 each; it never changes. :class:`serac_core.scope.live_memory.LiveMemory` adds and removes edits by

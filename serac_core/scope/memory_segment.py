@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from serac_core.edits.inferred_subject import subject_or_inferred
 from serac_core.edits.record import Edit, normalize_text
 from serac_core.scope.cohort import KnownKeys
 from serac_core.scope.subject import said_of, subject_key
@@ -66,20 +67,22 @@ class EditRows:
     def of(cls, edits: Sequence[Edit]) -> tuple[EditRows, list[str]]:
         """The rows of edits, and (K,) the texts of their keys.
 
-        A key is what the prompt says about the subject; the whole prompt of an edit without one
-        or whose prompt doesn't name it. Edits that say the same share a key.
+        A key is what the prompt says about the subject
+        (:func:`serac_core.edits.inferred_subject.subject_or_inferred`); the whole prompt of an edit
+        without one or whose prompt doesn't name it. Edits that say the same share a key.
         """
         names: list[str] = []
         numbers: list[int] = []
         about: dict[str, int] = {}
         whole: dict[str, int] = {}
         for edit in edits:
-            said = said_of(edit.prompt, edit.subject)
+            subject = subject_or_inferred(edit)
+            said = said_of(edit.prompt, subject)
             if said is None:
                 names.append("")
                 numbers.append(whole.setdefault(edit.prompt, len(whole)))
             else:
-                names.append(" ".join(subject_key(edit.subject)))
+                names.append(" ".join(subject_key(subject)))
                 numbers.append(about.setdefault(said, len(about)))
         subjects, subject_E = SubjectTable.of(names)
         is_whole_E = subject_E < 0

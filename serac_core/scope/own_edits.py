@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from serac_core.config import Params
+from serac_core.edits.inferred_subject import subject_or_inferred
 from serac_core.edits.jsonl import read_active_edits, write_edits
 from serac_core.edits.record import Edit
 from serac_core.edits.training_set import fold_of, make_training_set, write_traffic
@@ -47,10 +48,10 @@ def train_on_edits(
     params.yaml.
 
     An edit's fold depends on its normalised subject (its prompt, without one) alone. Edits without
-    `relation` get one: that of their wording, by the rules of :mod:`serac_core.scope.same_fact`,
-    classes of few edits joined by :mod:`serac_core.scope.wording_groups`. Extra fields
-    `yes_question` and `no_question` count as rephrasings. Training is resumable by content, as
-    :func:`serac_core.scope.training.train` is.
+    `subject` are about the only name in their prompt; edits without `relation` get one: that of
+    their wording, by the rules of :mod:`serac_core.scope.same_fact`, classes of few edits joined by
+    :mod:`serac_core.scope.wording_groups`. Extra fields `yes_question` and `no_question` count as
+    rephrasings. Training is resumable by content, as :func:`serac_core.scope.training.train` is.
 
     Parameters
     ----------
@@ -80,7 +81,13 @@ def train_on_edits(
     out = Path(out)
     training = out / "training"
     training.mkdir(parents=True, exist_ok=True)
-    sets = {Path(file).stem: read_active_edits([file]) for file in edit_sets}
+    sets = {
+        Path(file).stem: [
+            edit.model_copy(update={"subject": subject_or_inferred(edit)})
+            for edit in read_active_edits([file])
+        ]
+        for file in edit_sets
+    }
     facts = SameFact(edit for edits in sets.values() for edit in edits)
     encode = _start_encoder(params).encode
     folds: dict[str, list[Edit]] = {"train": [], "val": [], "calibrate": []}

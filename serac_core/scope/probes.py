@@ -102,7 +102,7 @@ class Probing:
         asked_at_most: int | None = None,
     ) -> None:
         if whole_texts:
-            edits = [edit.model_copy(update={"subject": None}) for edit in edits]
+            edits = [edit.model_copy(update={"subject": ""}) for edit in edits]
         self._encoder = encoder = RememberingEncoder(encoder)
         memory = EditMemory.build(edits, encoder, batch_size=64)
         self._router = router = Router(encoder, memory, 0.0, whole_text_threshold=0.0)
