@@ -5,10 +5,11 @@ another edit is about, and the same fact is stored twice. A text falls under an 
 the edit's subject and says of it what the edit says: the same words, or a wording of the same
 class. Compared are texts with the subject masked (:func:`serac_core.scope.subject.said_about`).
 
-Classes of wordings are communities (Blondel et al. 2008, Louvain) of a graph whose nodes are
-wordings; an edit's prompt stands beside its rephrasings, its `relation`, and the wordings of its
-`same_relation` probes. Not everything that is connected is one class: "X, the" is said of an
-occupation and of an instrument, and would join them.
+Prompts are of one class where the edits say so: they name the same `relation`, or, without one,
+the one's `same_relation` probe is made by the other. What edits have as rephrasings belongs to the
+class it is found beside most often. What is left, wordings of edits that say nothing of their
+relation, is divided into communities (Blondel et al. 2008, Louvain) of the graph of prompts and
+rephrasings: not everything that is connected is one class.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import networkx as nx
 
@@ -172,9 +173,11 @@ class Concerns:
 
 
 def wording_classes(edits: Sequence[Edit]) -> dict[str, str]:
-    """Of each wording of the edits, masked and normalised, the name of its class."""
-    weights: Counter[tuple[str, str]] = Counter()
+    """Of each wording of the edits, masked and normalised, the name of its class: the most frequent
+    prompt of the class."""
     prompts: Counter[str] = Counter()
+    proven: Counter[tuple[str, str]] = Counter()
+    likened: Counter[tuple[str, str]] = Counter()
     for edit in edits:
         said = _said(edit.prompt, edit.subject)
         if said is None:
@@ -182,35 +185,55 @@ def wording_classes(edits: Sequence[Edit]) -> dict[str, str]:
         prompts[said] += 1
         relation = relation_of(edit)
         if relation is not None:
-            weights[said, _RELATION + relation] += 1
+            proven[said, _RELATION + relation] += 1
         for text in edit.rephrase_prompts:
             other = _said(text, edit.subject)
-            if other is not None:
-                weights[said, other] += 1
+            if other is not None and other != said:
+                likened[said, other] += 1
     templates = _Templates(prompts)
     for edit in edits:
-        said = _said(edit.prompt, edit.subject)
+        said = _said(edit.prompt, edit.subject) if relation_of(edit) is None else None
         for probe in edit.locality:
             if said is not None and probe.kind == "same_relation":
                 found = templates.of(normalize_text(probe.prompt))
                 if found is not None:
-                    weights[said, found] += 1
+                    proven[said, found] += 1
+    classes = [set(nodes) for nodes in nx.connected_components(_graph((), proven))]
+    place = {node: number for number, nodes in enumerate(classes) for node in nodes}
+    beside: dict[str, Counter[int]] = defaultdict(Counter)
+    for (one, other), count in likened.items():
+        for text, near in ((one, other), (other, one)):
+            if text not in place and near in place:
+                beside[text][place[near]] += count
+    for text, near_classes in beside.items():
+        number, _ = min(near_classes.items(), key=lambda found: (-found[1], found[0]))
+        classes[number].add(text)
+    left = {
+        pair: count
+        for pair, count in likened.items()
+        if not any(text in place or text in beside for text in pair)
+    }
+    alone = (text for text in prompts if text not in place and text not in beside)
+    classes += _communities(_graph(alone, left))
     return {
-        wording: min(texts - relations, default=min(texts))
-        for texts in _communities(prompts, weights)
-        for relations in [{text for text in texts if text.startswith(_RELATION)}]
-        for wording in texts - relations
+        wording: min(texts, key=lambda text: (-prompts[text], text))
+        for nodes in classes
+        for texts in [{text for text in nodes if not text.startswith(_RELATION)}]
+        for wording in texts
     }
 
 
-def _communities(prompts: Iterable[str], weights: Counter[tuple[str, str]]) -> list[set[str]]:
-    """Sets of nodes. What has a single neighbour is of its class; the rest is divided."""
+def _graph(nodes: Iterable[str], weights: Mapping[tuple[str, str], int]) -> nx.Graph:
     graph = nx.Graph()
-    graph.add_nodes_from(sorted(prompts))
+    graph.add_nodes_from(sorted(nodes))
     for (one, other), count in sorted(weights.items()):
-        if one != other:
-            before = graph.get_edge_data(one, other, {"weight": 0})["weight"]
-            graph.add_edge(one, other, weight=before + count)
+        before = graph.get_edge_data(one, other, {"weight": 0})["weight"]
+        graph.add_edge(one, other, weight=before + count)
+    return graph
+
+
+def _communities(graph: nx.Graph) -> list[set[str]]:
+    """Sets of nodes. What has a single neighbour is of its class; the rest is divided."""
     # Not graph.subgraph: it may iterate over a set, and Louvain's result depends on the order.
     core = nx.Graph()
     core.add_nodes_from(node for node, degree in graph.degree() if degree > 1)
