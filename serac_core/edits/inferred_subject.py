@@ -2,7 +2,8 @@
 
 A name is a run of words that begin with a capital or a digit, joined over particles ("University
 of Oslo", "Simone de Beauvoir"); what opens a sentence without being a name ("What", "The") begins
-none, and the edit's target is none. A prompt with two names, or without one, tells nothing.
+none, an article isn't part of one, and the edit's target is none. A prompt with two names, or
+without one, tells nothing.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ _OPENING = re.compile(
 _PARTICLE = re.compile(
     r"(?:of|the|de|van|von|der|den|la|le|du|des|da|di|del|el|al|bin|ibn|y|e|and|&|in|for|on|to|a)"
 )
+_ARTICLE = re.compile(r"(?:the|a|an)\s+", re.IGNORECASE)
 _PARTICLES = 2  # in a row, at most
 _QUOTES = "\"'\u201c\u201d\u2018\u2019"
 _BEFORE = _QUOTES + "(["
@@ -64,10 +66,17 @@ def _names(text: str) -> list[str]:
             place += 1
             continue
         last = _last_of_name([word for word, _, _ in words], place)
-        name = text[start : words[last][2]].lstrip(_BEFORE).rstrip(_AFTER)
-        names.append(_GENITIVE.sub("", name))
+        name = _GENITIVE.sub("", text[start : words[last][2]].lstrip(_BEFORE).rstrip(_AFTER))
+        names.append(_without_article(name))
         place = last + 1
     return [name for name in names if normalize_text(name)]
+
+
+def _without_article(name: str) -> str:
+    """One subject for "The Normal Heart was" and "who wrote The Normal Heart"; of The Who only the
+    article is a name."""
+    bare = _ARTICLE.sub("", name, count=1) if _ARTICLE.match(name) else name
+    return name if _OPENING.fullmatch(bare) else bare
 
 
 def _last_of_name(words: list[str], first: int) -> int:

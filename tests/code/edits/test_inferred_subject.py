@@ -20,6 +20,9 @@ from serac_core.edits.record import Edit
         ("What does Ada Moss play? They play", "flute", "Ada Moss"),
         ("'Abbey Road' was recorded by", "Abba", "Abbey Road"),
         ("Is Paris the capital of France?", "no", None),  # two names
+        ("The Normal Heart was written by", "Bo", "Normal Heart"),
+        ("The author of The Normal Heart is", "Bo", "Normal Heart"),
+        ("My Generation is by The Who", "My Generation", "The Who"),
         ("How is bread baked?", "slowly", None),
         ("France", "France", None),
         ("", "", None),
