@@ -37,48 +37,9 @@ from serac_core.scope.subject import (
 _MASK_WORD = re.compile(rf"\b{normalize_text(MASK)}\b")
 _RESOLUTION = 2.0
 _STEM = 5  # letters: enough for `founded`, `founder` and `founders` to be alike
-_FUNCTION_WORDS = frozenset(
-    [
-        "a",
-        "an",
-        "and",
-        "are",
-        "as",
-        "at",
-        "be",
-        "by",
-        "did",
-        "do",
-        "does",
-        "for",
-        "from",
-        "has",
-        "have",
-        "in",
-        "is",
-        "it",
-        "its",
-        "of",
-        "on",
-        "or",
-        "s",
-        "that",
-        "the",
-        "their",
-        "they",
-        "this",
-        "to",
-        "was",
-        "were",
-        "what",
-        "where",
-        "which",
-        "who",
-        "whose",
-        "will",
-        "with",
-        "x",
-    ]
+_FUNCTION_WORD = re.compile(
+    r"(?:a|an|and|are|as|at|be|by|did|do|does|for|from|has|have|in|is|it|its|of|on|or|s|that|"
+    r"the|their|they|this|to|was|were|what|where|which|who|whose|will|with|x)"
 )
 _RELATION = "relation\x1f"
 
@@ -167,7 +128,7 @@ class Concerns:
             known = {word[:_STEM] for word in said}
             wording = f"{said_of(edit.prompt, edit.subject) or ''} {relation_of(edit) or ''}"
             for word in words_of(wording):
-                if word.folded not in _FUNCTION_WORDS and word.folded[:_STEM] in known:
+                if word.folded[:_STEM] in known and not _FUNCTION_WORD.fullmatch(word.folded):
                     return edit, word.folded
         return None
 

@@ -20,37 +20,10 @@ MASK = "X"
 _LEAST_WORDS = 3
 _LEAST_PLURAL = 4  # letters of a noun whose plural is known
 _SENTENCE_END = re.compile(r"(?:[.!?\u2026]+[\"'\u2019\u201d)\]]*\s+|\n+)(?=\S)")
-_ABBREVIATIONS = frozenset(
-    [
-        "bros",
-        "co",
-        "col",
-        "corp",
-        "dr",
-        "ft",
-        "gen",
-        "gov",
-        "hon",
-        "inc",
-        "jr",
-        "lt",
-        "ltd",
-        "mr",
-        "mrs",
-        "ms",
-        "mt",
-        "no",
-        "prof",
-        "rep",
-        "rev",
-        "sen",
-        "sgt",
-        "sr",
-        "st",
-        "ste",
-        "vol",
-        "vs",
-    ]
+_ABBREVIATION = re.compile(
+    r"(?:bros|co|col|corp|dr|ft|gen|gov|hon|inc|jr|lt|ltd|mr|mrs|ms|mt|no|prof|rep|rev|sen|sgt|"
+    r"sr|st|ste|vol|vs)",
+    re.IGNORECASE,
 )
 _ASCII = re.compile("[A-Za-z0-9]+")
 _HYPHENS = "-\u2010\u2011"
@@ -170,7 +143,7 @@ def _sentence_starts(text: str, mask: int = -1) -> list[int]:
         word = text[: found.start()].rpartition(" ")[2].strip("(\"'")
         last = word.rpartition(".")[2]
         is_initial = len(last) == 1 and last.isupper()
-        is_short = len(last) == 1 or word.casefold() in _ABBREVIATIONS
+        is_short = len(last) == 1 or _ABBREVIATION.fullmatch(word) is not None
         may_go_on = is_initial or (is_short and found.end() != mask)
         if not (found[0].startswith(".") and may_go_on):
             starts.append(found.end())
