@@ -79,7 +79,7 @@ def make_edits(with_subjects=True):
             {
                 "prompt": f"The capital of {country} is",
                 "target_new": f"New Town{number}",
-                "subject": country if with_subjects else None,
+                "subject": country if with_subjects else "",
                 "rephrase_prompts": [f"What is the capital of {country}?"],
                 "locality": [
                     {"prompt": prompt, "ground_truth": truth(prompt), "kind": kind}
