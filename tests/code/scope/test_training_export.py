@@ -337,7 +337,7 @@ def test_an_export_keeps_the_vectors_of_its_cohort(
 
 
 def test_a_classifier_is_trained_on_any_edit_set(encoder: Path, tmp_path: Path) -> None:
-    places = tuple(f"place{number}" for number in range(30))
+    places = tuple(f"place{number}" for number in range(60))  # no class is small
     plain = [edit.model_copy(update={"relation": None}) for edit in edits(places)]
     write_edits(tmp_path / "own.jsonl", plain)
     params = Params.model_validate(
@@ -372,7 +372,10 @@ def test_a_classifier_is_trained_on_any_edit_set(encoder: Path, tmp_path: Path) 
     assert all(subjects.values()) and set.union(*subjects.values()) == set(places)
     assert sum(map(len, subjects.values())) == len(places)  # none in two folds
     cohort = json.loads((out / "scope" / "cohort.json").read_text(encoding="utf-8"))
-    assert any(row["relation"].startswith("says ") for row in cohort["texts"])
+    assert {row["relation"] for row in cohort["texts"]} > {
+        "says the capital of x is",
+        "says the money of x is",  # a class is called by its most frequent prompt
+    }
     assert json.loads((out / "scope" / "calibration.json").read_text())["variants"].keys() == {
         "fp32"
     }
