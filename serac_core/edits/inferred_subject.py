@@ -22,7 +22,7 @@ _OPENING = re.compile(
 _PARTICLE = re.compile(
     r"(?:of|the|de|van|von|der|den|la|le|du|des|da|di|del|el|al|bin|ibn|y|e|and|&|in|for|on|to|a)"
 )
-_ARTICLE = re.compile(r"(?:the|a|an)\s+", re.IGNORECASE)
+_ARTICLE = re.compile(r"^(?:the|a|an)\s+", re.IGNORECASE)
 _PARTICLES = 2  # in a row, at most
 _QUOTES = "\"'\u201c\u201d\u2018\u2019"
 _BEFORE = _QUOTES + "(["
@@ -55,27 +55,28 @@ def inferred_subject(prompt: str, target: str = "") -> str | None:
 
 
 def _names(text: str) -> list[str]:
-    words = [(found[0], found.start(), found.end()) for found in _WORD.finditer(text)]
+    spans = [found.span() for found in _WORD.finditer(text)]
+    words = [text[start:end] for start, end in spans]
     names = []
     place = 0
     while place < len(words):
-        word, start, _ = words[place]
-        opens = place == 0 or _ENDS_SENTENCE.search(words[place - 1][0]) is not None
+        word = words[place]
+        opens = place == 0 or _ENDS_SENTENCE.search(words[place - 1]) is not None
         is_opening = opens and _OPENING.fullmatch(word.strip(_AFTER)) is not None
         if not _is_capital(word) or is_opening:
             place += 1
             continue
-        last = _last_of_name([word for word, _, _ in words], place)
-        name = _GENITIVE.sub("", text[start : words[last][2]].lstrip(_BEFORE).rstrip(_AFTER))
-        names.append(_without_article(name))
+        last = _last_of_name(words, place)
+        name = text[spans[place][0] : spans[last][1]].lstrip(_BEFORE).rstrip(_AFTER)
+        names.append(_without_article(_GENITIVE.sub("", name)))
         place = last + 1
     return [name for name in names if normalize_text(name)]
 
 
 def _without_article(name: str) -> str:
-    """One subject for "The Normal Heart was" and "who wrote The Normal Heart"; of The Who only the
-    article is a name."""
-    bare = _ARTICLE.sub("", name, count=1) if _ARTICLE.match(name) else name
+    """One subject for "The Normal Heart was" and "who wrote The Normal Heart"; The Who stays, for
+    what is left of it would be named by every question."""
+    bare = _ARTICLE.sub("", name)
     return name if _OPENING.fullmatch(bare) else bare
 
 

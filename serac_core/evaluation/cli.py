@@ -125,11 +125,10 @@ def benchmark_quality(
 ) -> None:
     """Routing quality on edits never seen in training, at each memory size.
 
-    Either of a release, or of a classifier that is trained on other edits first (by
-    `own_edits` of params.yaml, calibrated for the largest size; kept in the folder `trained` of
-    --out). Other formats come in through `serac edits
-    import`. Near misses that truly fall under another stored edit are set aside; the last columns
-    count them in.
+    Either of a release, or of a classifier that is trained on other edits first (by `own_edits` of
+    params.yaml, calibrated for the largest size; kept in the folder `trained` of --out). Other
+    formats come in through `serac edits import`. Near misses that truly fall under another stored
+    edit are set aside; the last columns count them in.
     """
     from serac_core.evaluation.benchmark import benchmark_quality as run
     from serac_core.scope.queries import read_queries

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from serac_core.scope.verifier import TorchVerifier, Verifier
 
     Matrix = NDArray[np.float32]
+    Encode = Callable[[Sequence[str]], Matrix]
+    """Texts to unit vectors."""
 
 MAX_TOKENS = 128
 """Longer texts are cut, in training, export and use alike."""

@@ -20,14 +20,13 @@ from serac_core.scope.calibration_file import Abstention
 from serac_core.scope.cohort import Cohort, relation_of
 from serac_core.scope.encoder import TorchEncoder
 from serac_core.scope.export import export_encoder
-from serac_core.scope.loading import load_encoder
 from serac_core.scope.same_fact import Concerns, SameFact
-from serac_core.scope.start import apply_start
+from serac_core.scope.start import load_begun
 from serac_core.scope.training import train
 from serac_core.scope.wording_groups import joined_classes
 
 if TYPE_CHECKING:
-    from serac_core.scope.wording_groups import Encode
+    from serac_core.scope.encoder import Encode
 
 _FOLD_HERE = {"test": "train"}  # what is scored are other edits
 _ASKED_TOO = ("yes_question", "no_question")
@@ -132,9 +131,7 @@ def train_on_edits(
 
 
 def _start_encoder(params: Params) -> TorchEncoder:
-    model = load_encoder(params.models.encoder)
-    if params.models.scope_start:
-        apply_start(model, params.models.scope_start)
+    model = load_begun(params.models.encoder, params.models.scope_start)
     return TorchEncoder(model, Cohort(), quick=True)
 
 

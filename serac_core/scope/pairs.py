@@ -12,7 +12,7 @@ subject's name, another edit's target.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING
@@ -22,10 +22,7 @@ from serac_core.scope.cohort import relation_of
 from serac_core.scope.subject import MASK, said_of
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Encode = Callable[[Sequence[str]], NDArray[np.float32]]
+    from serac_core.scope.encoder import Encode
 
 _SAMPLED = 48  # wordings of other relations among which near ones are looked for
 _NEAREST = 4  # of them, one of which is taken
@@ -100,8 +97,7 @@ class PairMaker:
                 for text in asked.ways:
                     self._group[asked.group].setdefault(text, asked)
                 if asked.shares_wordings:
-                    ways = shared[asked.group, asked.relation]
-                    ways |= dict.fromkeys(asked.ways)
+                    shared[asked.group, asked.relation].update(dict.fromkeys(asked.ways))
         self._all = [asked for found in self._sets.values() for asked in found]
         self._names = sorted({word for asked in self._all for word in asked.subject.split()})
         self._of_relation = {of: sorted(texts) for of, texts in shared.items()}

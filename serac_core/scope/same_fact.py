@@ -136,30 +136,30 @@ class Concerns:
 def wording_classes(edits: Sequence[Edit]) -> dict[str, str]:
     """Of each wording of the edits, masked and normalised, the name of its class: the most frequent
     prompt of the class."""
-    prompts: Counter[str] = Counter()
-    proven: Counter[tuple[str, str]] = Counter()
+    named = [
+        (edit, said)
+        for edit in edits
+        for said in [_said(edit.prompt, edit.subject)]
+        if said is not None
+    ]
+    prompts = Counter(said for _, said in named)
+    templates = _Templates(prompts)
+    proven: set[tuple[str, str]] = set()
     likened: Counter[tuple[str, str]] = Counter()
-    for edit in edits:
-        said = _said(edit.prompt, edit.subject)
-        if said is None:
-            continue
-        prompts[said] += 1
+    for edit, said in named:
         relation = relation_of(edit)
         if relation is not None:
-            proven[said, _RELATION + relation] += 1
-        for text in edit.rephrase_prompts:
-            other = _said(text, edit.subject)
-            if other is not None and other != said:
-                likened[said, other] += 1
-    templates = _Templates(prompts)
-    for edit in edits:
-        said = _said(edit.prompt, edit.subject) if relation_of(edit) is None else None
-        for probe in edit.locality:
-            if said is not None and probe.kind == "same_relation":
-                found = templates.of(normalize_text(probe.prompt))
-                if found is not None:
-                    proven[said, found] += 1
-    classes = [set(nodes) for nodes in nx.connected_components(_graph((), proven))]
+            proven.add((said, _RELATION + relation))
+        else:
+            made_by = (
+                templates.of(normalize_text(probe.prompt))
+                for probe in edit.locality
+                if probe.kind == "same_relation"
+            )
+            proven |= {(said, prompt) for prompt in made_by if prompt is not None}
+        rephrased = (_said(text, edit.subject) for text in edit.rephrase_prompts)
+        likened.update((said, other) for other in rephrased if other not in (None, said))
+    classes = [set(nodes) for nodes in nx.connected_components(nx.Graph(sorted(proven)))]
     place = {node: number for number, nodes in enumerate(classes) for node in nodes}
     beside: dict[str, Counter[int]] = defaultdict(Counter)
     for (one, other), count in likened.items():
@@ -169,13 +169,11 @@ def wording_classes(edits: Sequence[Edit]) -> dict[str, str]:
     for text, near_classes in beside.items():
         number, _ = min(near_classes.items(), key=lambda found: (-found[1], found[0]))
         classes[number].add(text)
-    left = {
-        pair: count
-        for pair, count in likened.items()
-        if not any(text in place or text in beside for text in pair)
-    }
-    alone = (text for text in prompts if text not in place and text not in beside)
-    classes += _communities(_graph(alone, left))
+    classed = place.keys() | beside.keys()
+    classes += _communities(
+        prompts.keys() - classed,
+        {pair: count for pair, count in likened.items() if classed.isdisjoint(pair)},
+    )
     return {
         wording: min(texts, key=lambda text: (-prompts[text], text))
         for nodes in classes
@@ -184,17 +182,13 @@ def wording_classes(edits: Sequence[Edit]) -> dict[str, str]:
     }
 
 
-def _graph(nodes: Iterable[str], weights: Mapping[tuple[str, str], int]) -> nx.Graph:
+def _communities(prompts: Iterable[str], weights: Mapping[tuple[str, str], int]) -> list[set[str]]:
+    """Sets of nodes. What has a single neighbour is of its class; the rest is divided."""
     graph = nx.Graph()
-    graph.add_nodes_from(sorted(nodes))
+    graph.add_nodes_from(sorted(prompts))
     for (one, other), count in sorted(weights.items()):
         before = graph.get_edge_data(one, other, {"weight": 0})["weight"]
         graph.add_edge(one, other, weight=before + count)
-    return graph
-
-
-def _communities(graph: nx.Graph) -> list[set[str]]:
-    """Sets of nodes. What has a single neighbour is of its class; the rest is divided."""
     # Not graph.subgraph: it may iterate over a set, and Louvain's result depends on the order.
     core = nx.Graph()
     core.add_nodes_from(node for node, degree in graph.degree() if degree > 1)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from serac_core.edits.atomic import folder_aside
 from serac_core.errors import SeracError
-from serac_core.scope.loading import file_sha256
+from serac_core.scope.loading import file_sha256, load_encoder
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -52,6 +52,19 @@ def save_start(
         (aside / _ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
         (aside / "log.jsonl").write_bytes(log.read_bytes())
     return kept
+
+
+def load_begun(encoder: str, start: str) -> SentenceTransformer:
+    """The encoder with the changes of `start` put in; as it is, where that is empty.
+
+    Raises
+    ------
+    EncoderNotFound, AlteredEncoder, UnusableStart
+    """
+    model = load_encoder(encoder)
+    if start:
+        apply_start(model, start)
+    return model
 
 
 def apply_start(model: SentenceTransformer, folder: str | Path) -> None:

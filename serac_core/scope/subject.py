@@ -91,8 +91,8 @@ def said_about(text: str, mentions: Sequence[Mention]) -> str:
 
     What stands before is other matter more often than not; a sentence of fewer than three words
     is taken together with the one before, unless it goes on after the name: "Of X." says nothing,
-    "X, by" does. What comes after counts: "X is in Oslo. The mayor of
-    Bergen is" asks nothing about X.
+    "X, by" does. What comes after counts: "X is in Oslo. The mayor of Bergen is" asks nothing about
+    X.
 
     Parameters
     ----------

@@ -32,10 +32,10 @@ from serac_core.scope.batches import Batch, BatchMaker
 from serac_core.scope.checkpoint import load_checkpoint, save_checkpoint
 from serac_core.scope.cohort import Cohort
 from serac_core.scope.encoder import MAX_TOKENS, TorchEncoder, quick_vectors
-from serac_core.scope.loading import encoder_path, file_sha256, load_encoder
+from serac_core.scope.loading import encoder_path, file_sha256
 from serac_core.scope.pairs import PairMaker
 from serac_core.scope.probes import Probing, balanced_threshold, read_traffic
-from serac_core.scope.start import apply_start, start_sha256
+from serac_core.scope.start import load_begun, start_sha256
 from serac_core.scope.verifier import VERIFIER_FOLDER, train_verifier
 
 if TYPE_CHECKING:
@@ -95,9 +95,7 @@ def train(
     training_set = Path(training_set)
     folds = {name: _read_fold(training_set / f"{name}.jsonl") for name in ("train", "val")}
     traffic = read_traffic(training_set / "traffic.jsonl", "train")
-    model = load_encoder(encoder)
-    if start:
-        apply_start(model, start)
+    model = load_begun(encoder, start)
     _attend_plainly(model)
     key = _content_key(training_set, encoder, start, config, seed)
     folder = Path(cache_dir) / f"scope-{key}"

@@ -10,17 +10,14 @@ alone; what is scored is judged by rules.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from serac_core.edits.record import Edit
 from serac_core.scope.subject import said_of
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Encode = Callable[[Sequence[str]], NDArray[np.float32]]
+    from serac_core.scope.encoder import Encode
 
 SMALL = 50
 """Edits from which a class is taken as it is."""
