@@ -91,6 +91,9 @@ class CounterfactualConfig(_Section):
         0.05, ge=0, lt=1, description="Share of the steps spent warming up."
     )
     checkpoint_every: int = Field(40, ge=1, description="Steps between checkpoints.")
+    yes_no_share: float = Field(
+        0.0, ge=0, lt=1, description="Share of the examples that are yes/no questions on the edit."
+    )
     patience: int = Field(
         3, ge=1, description="Evaluations without a better edit/acc_val before training stops."
     )
@@ -146,18 +149,24 @@ class OwnScopeConfig(ScopeConfig):
     verifier_steps: int = Field(2000, ge=0, description="Optimizer steps of the verifier; 0: none.")
 
 
-class OwnCalibrationConfig(CalibrationConfig):
-    """The same of its calibration."""
+class OwnCounterfactualConfig(CounterfactualConfig):
+    """Of a counterfactual model that is trained on people's own edit sets."""
 
-    misroute_cost: float = Field(1.0, gt=0, description="As in `calibration`.")
+    max_steps: int = Field(800, ge=1, description="Optimizer steps.")
+    batch_size: int = Field(64, ge=1, description="Examples a step.")
+    checkpoint_every: int = Field(100, ge=1, description="Steps between checkpoints.")
+    yes_no_share: float = Field(0.4, ge=0, lt=1, description="As in `counterfactual`.")
 
 
 class OwnEditsConfig(_Section):
     """How `serac benchmark quality --train` trains; what isn't named here is as elsewhere."""
 
     scope: OwnScopeConfig = Field(OwnScopeConfig(), description="Instead of `scope`.")
-    calibration: OwnCalibrationConfig = Field(
-        OwnCalibrationConfig(), description="Instead of `calibration`."
+    calibration: CalibrationConfig = Field(
+        CalibrationConfig(), description="Instead of `calibration`."
+    )
+    counterfactual: OwnCounterfactualConfig = Field(
+        OwnCounterfactualConfig(), description="Instead of `counterfactual`, with --answers."
     )
 
 

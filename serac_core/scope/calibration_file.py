@@ -77,8 +77,9 @@ def read_calibration(path: str | Path, variant: str) -> Thresholds:
 def _verification(found: Any) -> Verification | None:
     if found is None:
         return None
-    constant, of_logit, of_score = map(float, found["weights"])
-    return Verification(float(found["low"]), float(found["high"]), (constant, of_logit, of_score))
+    constant, of_logit, of_score, of_longer = map(float, found["weights"])
+    weights = (constant, of_logit, of_score, of_longer)
+    return Verification(float(found["low"]), float(found["high"]), weights)
 
 
 def _abstention(found: Any) -> Abstention | None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from serac_core.scope.longer_names import names_longer
 from serac_core.scope.router import Candidate, Decision, Router
 
 
@@ -71,6 +72,8 @@ def _reason(
             f"; the encoder's score {best.first_score:.4f} leaves doubt, and the verifier, which "
             f"reads both together, gives logit {best.logit:+.2f}"
         )
+        if names_longer(router.said_by(best.place), best.compared):
+            found += "; the name seems to be part of a longer one"
     if decision.borderline and router.abstention is not None:
         found += f"; borderline, so the policy decides: {router.abstention.policy}"
     return (

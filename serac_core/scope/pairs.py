@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from serac_core.edits.record import Edit
 from serac_core.scope.cohort import relation_of
+from serac_core.scope.longer_names import longer_name
 from serac_core.scope.subject import MASK, said_of
 
 if TYPE_CHECKING:
@@ -165,15 +166,7 @@ class PairMaker:
             return [Pair(key, f"{key} {asked.target}. {after}", False)]
         if kind < 0.22:
             one, two = rng.choice(self._names), rng.choice(self._names)
-            longer = rng.choice(
-                (
-                    f"{MASK} {one}",
-                    f"{one} {MASK}",
-                    f"{MASK} {one} {two}",
-                    f"{MASK} ({one})",
-                    f"{one} {two} of {MASK}",
-                )
-            )
+            longer = longer_name(MASK, one, two, rng)
             return [Pair(key, rng.choice(asked.ways).replace(MASK, longer, 1), False)]
         if kind < 0.30:
             words = rng.choice(

@@ -9,11 +9,13 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from serac_core.edits.record import Edit
+from serac_core.edits.record import Edit, LocalityProbe
 from serac_core.errors import SeracError
 from serac_core.scope.encoder import Encoder, RememberingEncoder
+from serac_core.scope.longer_names import longer_name, names_longer
 from serac_core.scope.memory import EditMemory
 from serac_core.scope.router import NO_MATCH, Candidate, Router
+from serac_core.scope.same_fact import Concerns, SameFact
 from serac_core.scope.scale import (
     SAME_TEXT,
     Scale,
@@ -22,6 +24,7 @@ from serac_core.scope.scale import (
     fit_scale,
     fit_verification,
 )
+from serac_core.scope.subject import MASK, said_of
 from serac_core.statistics import upper_bound_95
 
 FAR_KINDS = ("traffic",)
@@ -79,9 +82,25 @@ class Outcome:
         return 1.0 - _share([probe.is_right(threshold) for probe in self.outside])
 
 
+class _InScope:
+    """Tells near misses that truly fall under one of the edits, by the rules of the benchmark
+    (:mod:`serac_core.scope.same_fact`): the more edits, the more of them there are."""
+
+    def __init__(self, edits: Sequence[Edit]) -> None:
+        self._facts = SameFact(edits)
+        self._concerns = Concerns(edits)
+
+    def holds(self, probe: LocalityProbe) -> bool:
+        if self._facts.edits_of(probe.prompt):
+            return True
+        is_about_subject = probe.kind == "same_subject"
+        return is_about_subject and self._concerns.reason(probe.prompt) is not None
+
+
 class Probing:
     """The edits' prompts, rephrasings and locality probes, and traffic, put to a router whose
-    memory the edits are; encoded once, scored as often as one likes.
+    memory the edits are; encoded once, scored as often as one likes. Probes that truly fall under
+    one of the edits are left out.
 
     Parameters
     ----------
@@ -101,6 +120,7 @@ class Probing:
         whole_texts: bool = False,
         asked_at_most: int | None = None,
     ) -> None:
+        under = _InScope(edits)
         if whole_texts:
             edits = [edit.model_copy(update={"subject": ""}) for edit in edits]
         self._encoder = encoder = RememberingEncoder(encoder)
@@ -110,11 +130,12 @@ class Probing:
         for edit in edits:
             asked.append((edit.prompt, "prompt", edit.id))
             asked += [(query, "rephrase", edit.id) for query in edit.rephrase_prompts]
-            asked += [(probe.prompt, probe.kind, None) for probe in edit.locality]
+            asked += [(p.prompt, p.kind, None) for p in edit.locality if not under.holds(p)]
         if asked_at_most is not None and asked_at_most < len(asked):
             asked = Random(len(asked)).sample(asked, asked_at_most)
         asked += [(query, "traffic", None) for query in traffic]
         self._asked = asked
+        self._edits = list(edits)
         self._by_subject = [memory.has_subject(place) for place in range(len(memory))]
         self._candidates = router.candidates([query for query, _, _ in asked])
 
@@ -142,6 +163,9 @@ class Probing:
         """Which scores are in doubt, and what the verifier's answers make of them; None without a
         verifier, or with too few pairs to tell.
 
+        Beside the probes' own pairs it learns from rephrasings about longer names that hold the
+        edit's: few probes have such, and a large memory meets many.
+
         Parameters
         ----------
         share:
@@ -160,18 +184,44 @@ class Probing:
         ]
         if not asked:
             return None
+        of_probes = len(asked)
+        asked += [(candidate, False) for candidate in self._longer_named()]
         closeness_NF = np.array([found.closenesses for found, _ in asked], dtype=np.float32)
         applies_N = np.array([applies for _, applies in asked])
         score_N = scale.score(closeness_NF)
-        low, high = band_of(score_N, applies_N, share)
+        low, high = band_of(score_N[:of_probes], applies_N[:of_probes], share)
         doubtful_N = (score_N >= low) & (score_N <= high)
         places = np.flatnonzero(doubtful_N)
-        logit_M = self._logits([asked[place][0] for place in places])
-        return fit_verification(logit_M, score_N[places], applies_N[places], (low, high))
+        logit_M, longer_M = self._verified([asked[place][0] for place in places])
+        applies_M = applies_N[places]
+        return fit_verification(logit_M, score_N[places], longer_M, applies_M, (low, high))
 
-    def _logits(self, candidates: Sequence[Candidate]) -> Any:
+    def _longer_named(self) -> list[Candidate]:
+        """The edits with rephrasings that name something longer in their subject's place."""
+        rng = Random(len(self._edits))
+        queries = []
+        for edit in self._edits:
+            one, two = (rng.choice(self._edits).subject or "" for _ in range(2))
+            for text in edit.rephrase_prompts[:1]:
+                said = said_of(text, edit.subject)
+                if said is not None and one and two and edit.subject:
+                    name = longer_name(edit.subject, one.split()[0], two.split()[-1], rng)
+                    queries.append((edit.id, said.replace(MASK, name, 1)))
+        found = self._router.candidates([query for _, query in queries])
+        return [
+            candidate
+            for (edit_id, _), candidates in zip(queries, found, strict=True)
+            for candidate in candidates
+            if candidate.edit_id == edit_id and self._by_subject[candidate.place]
+        ]
+
+    def _verified(self, candidates: Sequence[Candidate]) -> tuple[Any, Any]:
+        """(M,) the verifier's logits, and whether :func:`names_longer`."""
+        import numpy as np
+
         pairs = [(self._router.said_by(found.place), found.compared) for found in candidates]
-        return self._encoder.logits(pairs)
+        longer_M = np.array([names_longer(*pair) for pair in pairs], dtype=bool)
+        return self._encoder.logits(pairs), longer_M
 
     def outcome(
         self, scale: Scale | None = None, verification: Verification | None = None
@@ -194,8 +244,8 @@ class Probing:
             )
             places = np.flatnonzero(by_subject_N & differs_N & verification.asks(scores_N))
             if len(places):
-                logit_M = self._logits([flat[place] for place in places])
-                scores_N[places] = verification.score(logit_M, scores_N[places])
+                logit_M, longer_M = self._verified([flat[place] for place in places])
+                scores_N[places] = verification.score(logit_M, scores_N[places], longer_M)
         scores = iter(scores_N.tolist())
         probes = []
         for (query, kind, expected), candidates in zip(self._asked, self._candidates, strict=True):

@@ -14,6 +14,7 @@ import numpy as np
 from serac_core.scope.calibration_file import Abstention, Thresholds, read_calibration
 from serac_core.scope.cohort import NONE_KNOWN
 from serac_core.scope.encoder import Encoder, encodable
+from serac_core.scope.longer_names import names_longer
 from serac_core.scope.memory import EditMemory, ForeignMemory
 from serac_core.scope.scale import SAME_TEXT, Scale, Verification, unfitted_score
 from serac_core.scope.session import OnnxEncoder, UnusableEncoder
@@ -305,11 +306,12 @@ class Router:
         logits = dict(zip(distinct, verifier.logits(distinct).tolist(), strict=True))
         logit_M = np.array([logits[pair] for pair in pairs], dtype=np.float32)
         before_M = np.array([candidate.score for candidate in doubtful], dtype=np.float32)
+        longer_M = np.array([names_longer(*pair) for pair in pairs], dtype=bool)
         verified = {
             id(candidate): replace(candidate, score=score, first_score=first, logit=logit)
             for candidate, score, first, logit in zip(
                 doubtful,
-                verification.score(logit_M, before_M).tolist(),
+                verification.score(logit_M, before_M, longer_M).tolist(),
                 before_M.tolist(),
                 logit_M.tolist(),
                 strict=True,

@@ -108,25 +108,33 @@ class Verification:
     low, high:
         The verifier is asked about scores of the scale from `low` to `high`.
     weights:
-        Of one, the verifier's logit and the logit of the score; made by
-        :func:`fit_verification`.
+        Of one, the verifier's logit, the logit of the score, and whether the query's name is
+        part of a longer one; made by :func:`fit_verification`.
     """
 
     low: float
     high: float
-    weights: tuple[float, float, float]
+    weights: tuple[float, float, float, float]
 
     def asks(self, score_N: Matrix) -> NDArray[np.bool_]:
         """(N,) which scores are in doubt."""
         asked_N: NDArray[np.bool_] = (score_N >= self.low) & (score_N <= self.high)
         return asked_N
 
-    def score(self, logit_N: Matrix, score_N: Matrix) -> Matrix:
-        """(N,) probabilities from the verifier's logits and the scores in doubt."""
+    def score(self, logit_N: Matrix, score_N: Matrix, longer_N: NDArray[np.bool_]) -> Matrix:
+        """(N,) probabilities of pairs in doubt.
+
+        Parameters
+        ----------
+        logit_N, score_N:
+            The verifier's logits, and the scores before.
+        longer_N:
+            Of which pairs :func:`serac_core.scope.longer_names.names_longer`.
+        """
         import numpy as np
 
-        constant, of_logit, of_score = self.weights
-        total_N = constant + of_logit * logit_N + of_score * _logit(score_N)
+        constant, *weights = self.weights
+        total_N = constant + np.stack([logit_N, _logit(score_N), longer_N], axis=1) @ weights
         return (1 / (1 + np.exp(-np.clip(total_N, -30, 30)))).astype(np.float32)
 
 
@@ -142,19 +150,25 @@ def band_of(score_N: Matrix, applies_N: NDArray[np.bool_], share: float) -> tupl
 
 
 def fit_verification(
-    logit_N: Matrix, score_N: Matrix, applies_N: NDArray[np.bool_], band: tuple[float, float]
+    logit_N: Matrix,
+    score_N: Matrix,
+    longer_N: NDArray[np.bool_],
+    applies_N: NDArray[np.bool_],
+    band: tuple[float, float],
 ) -> Verification | None:
     """Weights by logistic regression on the pairs in the band, both kinds counting the same in
-    sum; None where there are not ten of each."""
+    sum; None where there are not ten of each. Parameters as :meth:`Verification.score` takes
+    them."""
     import numpy as np
     from sklearn.linear_model import LogisticRegression
 
     if min(applies_N.sum(), (~applies_N).sum()) < 10:
         return None
     model: Any = LogisticRegression(class_weight="balanced", max_iter=5000)
-    model.fit(np.stack([logit_N, _logit(score_N)], axis=1), applies_N)
-    of_logit, of_score = (float(weight) for weight in model.coef_[0])
-    return Verification(*band, (float(model.intercept_[0]), of_logit, of_score))
+    model.fit(np.stack([logit_N, _logit(score_N), longer_N], axis=1), applies_N)
+    of_logit, of_score, of_longer = (float(weight) for weight in model.coef_[0])
+    constant = float(model.intercept_[0])
+    return Verification(*band, (constant, of_logit, of_score, of_longer))
 
 
 def _logit(score_N: Matrix) -> NDArray[np.float64]:

@@ -10,8 +10,15 @@ import pytest
 
 from serac_core.edits.record import Edit
 from serac_core.scope.cohort import TEMPERATURES, Cohort, CohortScorer, UnreadableCohort
+from serac_core.scope.longer_names import names_longer
 from serac_core.scope.scale import COMPETITION, Scale, fit_scale, unfitted_score
-from serac_core.scope.subject import SubjectIndex, said_of, sentences_of, subject_key, words_of
+from serac_core.scope.subject import (
+    SubjectIndex,
+    said_of,
+    sentences_of,
+    subject_key,
+    words_of,
+)
 
 
 @pytest.mark.parametrize(
@@ -56,6 +63,30 @@ def test_masks_a_subject_only_where_it_is_named(
     text: str, subject: str | None, said: str | None
 ) -> None:
     assert said_of(text, subject) == said
+
+
+@pytest.mark.parametrize(
+    ("query", "longer"),
+    [
+        ("The University of X is in", True),
+        ("The twin city of Greater X is", True),
+        ("X M3 was developed by", True),
+        ("X: Part 2 premiered on", True),
+        ("X 2 was developed by", True),
+        ("Does the Central X Region speak it?", True),
+        ("Is X in Europe?", False),
+        ("Is the capital of X Paris?", False),
+        ("Where was President X born?", False),
+        ("Dr. X was born in", False),
+        ("X. The city", False),
+        ("In France, X is", False),
+        ("Capital of X?", False),
+        ("Category:Rivers of Peru X flows through", False),
+        ("X", False),
+    ],
+)
+def test_a_longer_name_is_told_by_its_neighbours(query: str, longer: bool) -> None:
+    assert names_longer("What is the capital of X?", query) is longer
 
 
 def test_sentences_end_neither_at_initials_nor_at_abbreviations() -> None:

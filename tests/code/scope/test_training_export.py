@@ -18,6 +18,7 @@ from tiny_training import ASKED, CONFIG, PLACES, edits, save_encoder, save_train
 from serac_core.config import ExportConfig, Params
 from serac_core.edits.jsonl import read_edits, write_edits
 from serac_core.edits.record import Edit
+from serac_core.evaluation.own_edits import train_on_edits
 from serac_core.scope import export, training
 from serac_core.scope.batches import BatchMaker
 from serac_core.scope.calibration import calibrate
@@ -31,7 +32,6 @@ from serac_core.scope.loading import (
     encoder_path,
     load_encoder,
 )
-from serac_core.scope.own_edits import train_on_edits
 from serac_core.scope.pretraining import pretrain_scope
 from serac_core.scope.probes import Outcome, Probed, Probing, balanced_threshold
 from serac_core.scope.session import OnnxEncoder

@@ -205,7 +205,7 @@ def reader(exported: Path) -> tuple[Reader, Any]:
 
 
 FRANCE = Edit(prompt="the capital of france is", subject="france", target_new="tea")
-ALL = Verification(-2.0, 2.0, (0.0, 1.0, 0.0))
+ALL = Verification(-2.0, 2.0, (0.0, 1.0, 0.0, 0.0))
 
 
 def test_only_scores_in_the_band_are_verified(reader: tuple[Reader, Any]) -> None:
@@ -218,9 +218,23 @@ def test_only_scores_in_the_band_are_verified(reader: tuple[Reader, Any]) -> Non
     assert {key for key, _ in made.asked} == {"the capital of X is"}
     assert {query for _, query in made.asked} == {"what city is it , X ?", "the money of X is"}
     made.asked.clear()
-    nowhere = Verification(3.0, 4.0, (0.0, 1.0, 0.0))
+    nowhere = Verification(3.0, 4.0, (0.0, 1.0, 0.0, 0.0))
     Router(encoder, memory, 0.5, verification=nowhere).route(["the money of france is", "good"])
     assert made.asked == []
+
+
+def test_a_longer_name_counts_against_the_edit(reader: tuple[Reader, Any]) -> None:
+    _, encoder = reader
+    router = Router(
+        encoder,
+        EditMemory.build([FRANCE], encoder),
+        0.5,
+        verification=Verification(-2.0, 2.0, (0.0, 1.0, 0.0, -9.0)),
+    )
+    city, longer = router.route(["what city is it , france ?", "what city is it , france 2 ?"])
+    assert (city.edit_id, longer.edit_id) == (FRANCE.id, None)
+    assert longer.score == pytest.approx(1 / (1 + np.exp(5)), abs=1e-5)
+    assert "part of a longer one" in explain(router, "what city is it , france 2 ?").reason
 
 
 def test_the_explanation_tells_both_stages(reader: tuple[Reader, Any]) -> None:
@@ -278,12 +292,12 @@ def test_the_band_leaves_few_of_either_kind_outside() -> None:
     assert 0.4 < low < 0.42 and 0.58 < high < 0.6
     rng = np.random.default_rng(1)
     logit = rng.normal(size=400).astype(np.float32)
-    found = fit_verification(logit, np.full(400, 0.5, np.float32), logit > 0, (low, high))
-    assert found is not None and found.weights[1] > 1
-    assert (found.score(logit, np.full(400, 0.5, np.float32)) > 0.5).tolist() == (
-        logit + found.weights[0] / found.weights[1] > 0
-    ).tolist()
-    assert fit_verification(logit[:5], logit[:5], logit[:5] > 0, (low, high)) is None
+    half, longer = np.full(400, 0.5, np.float32), rng.random(400) < 0.1
+    found = fit_verification(logit, half, longer, (logit > 0) & ~longer, (low, high))
+    assert found is not None and found.weights[1] > 1 and found.weights[3] < -1
+    told = logit + (found.weights[0] + found.weights[3] * longer) / found.weights[1] > 0
+    assert (found.score(logit, half, longer) > 0.5).tolist() == told.tolist()
+    assert fit_verification(logit[:5], half[:5], longer[:5], logit[:5] > 0, (low, high)) is None
 
 
 def test_config_refuses_a_negative_number_of_steps() -> None:

@@ -39,6 +39,7 @@ def train_on_edits(
     *,
     traffic: Sequence[str] = (),
     edits_in_memory: int | None = None,
+    answers: bool = False,
     world: str | Path = "data/world",
     cache_dir: str | Path = ".serac/cache",
     say: Say = lambda line: None,
@@ -63,6 +64,8 @@ def train_on_edits(
         which train and which calibrate.
     edits_in_memory:
         Instead of `own_edits.calibration.edits_in_memory`.
+    answers:
+        Train the counterfactual model too, to the folder `counterfactual`.
     world:
         Its everyday messages join them, and its training fold joins the edits: many more ways to
         ask.
@@ -127,6 +130,17 @@ def train_on_edits(
         provider=params.export.provider,
     )
     shutil.copyfile(out / "calibration" / "calibration.json", out / "scope" / "calibration.json")
+    if answers:
+        from serac_core.counterfactual.training import train as train_counterfactual
+
+        train_counterfactual(
+            training,
+            params.models.counterfactual,
+            out / "counterfactual",
+            params.own_edits.counterfactual,
+            seed=params.seed,
+            cache_dir=cache_dir,
+        )
     return out
 
 
