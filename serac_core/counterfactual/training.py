@@ -6,6 +6,8 @@ the router come from the evaluation:
 - `edit/acc_train`, `edit/acc_val`: token accuracy on the edit prompts (EasyEdit's definition);
 - `edit/exact_match_*`: the whole answer right, on the edit prompts; `generalization_*`: on the
   rephrasings;
+- `edit/yes_no_*`: whether the edit says this or that, answered right; a few questions an edit, with
+  its own answer and with another, half of them denying, in frames kept from training;
 - `edit/exact_match_before`: on the edits of `val`, of the model that training starts from, so
   that one sees what fine-tuning adds;
 - `acc/pre_*`, `acc/post_*`: token accuracy on the locality probes that have a ground truth, of
@@ -31,10 +33,11 @@ from serac_core.counterfactual.training_log import TrainingLog
 from serac_core.edits.atomic import folder_aside
 from serac_core.edits.jsonl import read_edits
 from serac_core.edits.record import Edit
+from serac_core.edits.yes_no import rephrasings_of, yes_no_questions
 from serac_core.errors import SeracError
 from serac_core.progress import tell
 
-_FORMAT = 2  # of the examples and of the input; part of the key of the checkpoints
+_FORMAT = 3  # of the examples and of the input; part of the key of the checkpoints
 _SAMPLE = 100  # edits, rephrasings and probes of a fold that are measured while training
 _FINAL_SAMPLE = 1000  # edits of a fold that are measured at the end; the evaluation takes all
 
@@ -104,6 +107,7 @@ def train(
         steps=config.max_steps,
         batch_size=config.batch_size,
         seed=seed,
+        yes_no_share=config.yes_no_share,
     )
     samples = _samples(folds, _SAMPLE, seed)
 
@@ -157,28 +161,33 @@ def train(
 def edit_figures(
     model: CounterfactualModel, edits: Sequence[Edit], fold: str, rephrasings: int = _SAMPLE
 ) -> dict[str, float]:
-    """`edit/acc`, `edit/exact_match` and `generalization` of a fold, given the gold edits.
+    """`edit/acc`, `edit/exact_match`, `generalization` and `edit/yes_no` of a fold, given the gold
+    edits.
 
     Parameters
     ----------
     rephrasings:
         At most so many, drawn from all of the edits.
     """
-    asked = [(edit, query) for edit in edits for query in edit.rephrase_prompts]
+    asked = [(edit, query, edit.target_new) for edit in edits for query in rephrasings_of(edit)]
     asked = Random(fold).sample(asked, min(rephrasings, len(asked)))
-    rows = [(edit, edit.prompt) for edit in edits] + asked
+    yes_no = [(found.edit, found.query, found.answer) for found in yes_no_questions(edits)]
+    yes_no = Random(fold).sample(yes_no, min(rephrasings, len(yes_no)))
+    rows = [(edit, edit.prompt, edit.target_new) for edit in edits] + asked + yes_no
     scores = model.score(
-        [edit for edit, _ in rows],
-        [query for _, query in rows],
-        [edit.target_new for edit, _ in rows],
+        [edit for edit, _, _ in rows],
+        [query for _, query, _ in rows],
+        [reply for *_, reply in rows],
     )
-    prompts, rephrased = scores[: len(edits)], scores[len(edits) :]
+    prompts, rephrased = scores[: len(edits)], scores[len(edits) : len(edits) + len(asked)]
     figures = {
         f"edit/acc_{fold}": fmean(score.accuracy for score in prompts),
         f"edit/exact_match_{fold}": fmean(score.exact for score in prompts),
     }
     if rephrased:
         figures[f"generalization_{fold}"] = fmean(score.exact for score in rephrased)
+    if yes_no:
+        figures[f"edit/yes_no_{fold}"] = fmean(score.exact for score in scores[-len(yes_no) :])
     return figures
 
 

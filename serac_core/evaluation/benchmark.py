@@ -1,4 +1,4 @@
-"""Routing quality of a release on edits that it has never seen, at growing memories.
+"""Quality of a release on edits that it has never seen, at growing memories.
 
 For each size the memory holds that many of the edits, in a fixed random order, and all their
 prompts, rephrasings and locality probes are routed. Right is, in scope, a route to the query's own
@@ -21,7 +21,14 @@ from serac_core.edits.atomic import write_atomically
 from serac_core.edits.jsonl import read_active_edits
 from serac_core.edits.record import Edit
 from serac_core.errors import SeracError
-from serac_core.evaluation.plots import draw_quality
+from serac_core.evaluation.answered import (
+    DecidedRouter,
+    answer_questions,
+    load_models,
+    questions_to_answer,
+    trained_targets,
+)
+from serac_core.evaluation.plots import draw_answers, draw_quality
 from serac_core.progress import Say, in_chunks
 from serac_core.scope.same_fact import Concerns, SameFact
 from serac_core.scope.subject import said_of
@@ -78,10 +85,14 @@ def benchmark_quality(
     variant: str = "fp32",
     provider: str = "cpu",
     seed: int = 17,
+    answers: int = 0,
+    base: str | None = None,
+    max_new_tokens: int = 24,
+    cache_dir: str | Path = ".serac/cache",
     say: Say = lambda line: None,
 ) -> dict[str, Any]:
-    """Score a release's scope classifier and write `metrics.json`, `decisions.jsonl` and
-    `quality.png` to `out`.
+    """Score a release's scope classifier, and what is answered, and write `metrics.json`,
+    `decisions.jsonl` and `quality.png` to `out`; with answers `items.jsonl` and `answers.png` too.
 
     Parameters
     ----------
@@ -91,12 +102,16 @@ def benchmark_quality(
         JSONL files of edits that only fill the memory where a size needs more.
     traffic:
         Queries that no edit is meant by, asked at every size.
+    answers:
+        How many of the edits at each size, and of the traffic, are answered too; with `base` and
+        the release's counterfactual model.
 
     Returns
     -------
     dict
         The content of `metrics.json`; `sizes` has, of each size and kind, `right` of `n` with its
-        Wilson interval, `right_all` of `n_all`, and for out-of-scope kinds `wrong_upper95`.
+        Wilson interval, `right_all` of `n_all`, and for out-of-scope kinds `wrong_upper95`;
+        `answers` the metrics of :func:`serac_core.evaluation.answered.answer_questions` by size.
 
     Raises
     ------
@@ -124,6 +139,14 @@ def benchmark_quality(
     by_id = {edit.id: edit for edit in asked}
     facts = SameFact([*asked, *filling])
     concerns = Concerns([*asked, *filling])
+    models = targets = None
+    if answers and base is not None:
+        models = load_models(
+            release, base, max_new_tokens=max_new_tokens, cache_dir=Path(cache_dir), say=say
+        )
+        targets = trained_targets(release)
+    answered: dict[str, dict[str, Any]] = {}
+    items: list[str] = []
     probes: list[RoutedProbe] = []
     for size in sorted(set(sizes)):
         own = asked[:size]
@@ -158,6 +181,12 @@ def benchmark_quality(
                     aside,
                 )
             )
+        if models is not None:
+            left_out = {(p.kind, p.query) for p in probes if p.size == size and p.aside}
+            questions = questions_to_answer(own[:answers], traffic[:answers], targets, left_out)
+            decided = DecidedRouter(router, {decision.query: decision for decision in decisions})
+            answered[str(size)], scored = answer_questions(questions, stored, decided, models, say)
+            items += [json.dumps({"size": size, **item.row()}) + "\n" for item in scored]
     metrics: dict[str, Any] = {
         "schema": 1,
         "variant": variant,
@@ -172,6 +201,10 @@ def benchmark_quality(
     lines = (json.dumps(asdict(probe), ensure_ascii=True) + "\n" for probe in probes)
     write_atomically(folder / "decisions.jsonl", map(str.encode, lines))
     write_atomically(folder / "quality.png", [draw_quality(metrics["sizes"])])
+    if answered:
+        metrics["answers"] = answered
+        write_atomically(folder / "items.jsonl", map(str.encode, items))
+        write_atomically(folder / "answers.png", [draw_answers(answered)])
     text = json.dumps(metrics, indent=1, sort_keys=True) + "\n"
     write_atomically(folder / "metrics.json", [text.encode()])
     return metrics

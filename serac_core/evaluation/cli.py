@@ -111,6 +111,18 @@ def benchmark_quality(
     train_traffic: Annotated[
         Path | None, typer.Option(help="The same, to train and calibrate on.")
     ] = None,
+    answers: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Edits of each size whose questions are answered too, by base and counterfactual "
+            "model; 0: routing alone.",
+        ),
+    ] = 0,
+    base: Annotated[
+        str | None,
+        typer.Option(help="Base model: id or path [default: models.base of the settings]."),
+    ] = None,
     variant: Annotated[str, typer.Option(help="Encoder graph: fp32, fp16, int8.")] = "fp32",
     provider: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     seed: Annotated[int, typer.Option(help="Of the order in which edits fill the memory.")] = 17,
@@ -123,26 +135,29 @@ def benchmark_quality(
     params: ParamsOption = DEFAULT_PARAMS,
     as_json: JsonOption = False,
 ) -> None:
-    """Routing quality on edits never seen in training, at each memory size.
+    """Quality on edits never seen in training, at each memory size.
 
-    Either of a release, or of a classifier that is trained on other edits first (by `own_edits` of
-    params.yaml, calibrated for the largest size; kept in the folder `trained` of --out). Other
-    formats come in through `serac edits import`. Near misses that truly fall under another stored
-    edit are set aside; the last columns count them in.
+    Either of a release, or of models that are trained on other edits first (by `own_edits` of
+    params.yaml, calibrated for the largest size; kept in the folder `trained` of --out; the
+    counterfactual model only where --answers asks for it). Other formats come in through `serac
+    edits import`. Near misses that truly fall under another stored edit are set aside; the last
+    columns count them in.
     """
     from serac_core.evaluation.benchmark import benchmark_quality as run
     from serac_core.scope.queries import read_queries
 
     wanted = _sizes(sizes)
-    if release is None and train:
-        from serac_core.scope.own_edits import train_on_edits
+    settings = load_params(params) if train or answers else None
+    if release is None and train and settings:
+        from serac_core.evaluation.own_edits import train_on_edits
 
         release = train_on_edits(
             train,
             out / "trained",
-            load_params(params),
+            settings,
             traffic=list(read_queries(train_traffic)) if train_traffic else (),
             edits_in_memory=max(wanted),
+            answers=answers > 0,
             world=world,
             cache_dir=cache_dir,
             say=tell,
@@ -159,6 +174,10 @@ def benchmark_quality(
         variant=variant,
         provider=provider,
         seed=seed,
+        answers=answers,
+        base=(base or settings.models.base) if settings else None,
+        max_new_tokens=settings.counterfactual.max_new_tokens if settings else 24,
+        cache_dir=cache_dir,
         say=tell,
     )
     if as_json:
@@ -172,6 +191,9 @@ def benchmark_quality(
                 f"{size:>7}  {kind:<14} {row['right']:7.4f}  {interval:<16} {row['n']:6d}  "
                 f"{row['right_all']:7.4f} {row['n_all']:6d}"
             )
+    for size, found in metrics.get("answers", {}).items():
+        print(f"\nanswers, {size} edits in memory")
+        print("\n".join(_metric_lines(found)))
     tell(f"written to {out}")
 
 

@@ -18,6 +18,7 @@ Part = Literal["model", "live"]
 Group = Literal[
     "edit",
     "rephrase",
+    "yes_no",
     "portability",
     "same_subject",
     "same_relation",
@@ -46,6 +47,8 @@ class Question:
         The right answer of an out-of-scope query, where the probe gives one.
     expected_edit_id:
         The edit an in-scope query must be routed to; None out of scope.
+    form:
+        Of a yes/no question: `own`, `paraphrased` or `negated`.
     """
 
     part: Part
@@ -59,6 +62,7 @@ class Question:
     held_out_relation: bool = False
     several_words: bool = False
     target_in_training: bool = True
+    form: str | None = None
 
     @property
     def key(self) -> str:

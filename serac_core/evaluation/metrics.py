@@ -28,6 +28,9 @@ acc/pre, acc/post
 mcnemar/p
     Exact McNemar test of base against edited model, on out-of-scope probes answered right in
     every token.
+yes_no/FORM/yes, yes_no/FORM/no
+    Share of yes/no questions on an edit, by their right answer, that are answered right: `own` of
+    the record, `paraphrased` and `negated` in frames kept from training.
 portability
     Share of queries that an edit implies whose whole answer is right.
 """
@@ -40,6 +43,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from serac_core.edits.yes_no import NO, YES
 from serac_core.evaluation.items import IN_SCOPE, OUT_OF_SCOPE, Item
 from serac_core.statistics import (
     mcnemar_exact,
@@ -126,6 +130,14 @@ def compute_metrics(
     for group in OUT_OF_SCOPE:
         table.share(f"locality/{group}", [item.correct for item in by_group[group]])
     _stability(table, outside)
+    for form in ("own", "paraphrased", "negated"):
+        for reply in (YES, NO):
+            of_form = [
+                item
+                for item in by_group["yes_no"]
+                if (item.question.form, item.question.target) == (form, reply)
+            ]
+            table.share(f"yes_no/{form}/{reply.lower()}", [item.correct for item in of_form])
     table.share("portability", [item.correct for item in by_group["portability"]])
     table.share(
         "routing/true_route",

@@ -213,8 +213,11 @@ def draw_curves(log: Sequence[Row], names: Sequence[str], style: Style = LIGHT) 
         return _png(figure, style)
 
 
-def draw_quality(sizes: Mapping[str, Row], style: Style = LIGHT) -> bytes:
-    """Share of right routes of each kind of query against the number of edits in memory."""
+def draw_quality(
+    sizes: Mapping[str, Row], what: str = "routed right", style: Style = LIGHT
+) -> bytes:
+    """Share of right routes (or of `what`) of each kind of query against the number of edits in
+    memory, with its interval."""
     kinds = list(dict.fromkeys(kind for figures in sizes.values() for kind in figures))
     with _figure(style, 7.2, 3.4) as figure:
         axes = figure.add_subplot()
@@ -240,9 +243,25 @@ def draw_quality(sizes: Mapping[str, Row], style: Style = LIGHT) -> bytes:
             )
         axes.set_xscale("log")
         axes.set_xlabel("edits in memory")
-        axes.set_ylabel("routed right")
+        axes.set_ylabel(what)
         _legend(figure, style, columns=4)
         return _png(figure, style)
+
+
+_ANSWERED = ("ES", "generalization", "portability")
+
+
+def draw_answers(answers: Mapping[str, Row], style: Style = LIGHT) -> bytes:
+    """Share of right answers against the number of edits in memory."""
+    rows = {
+        size: {
+            name: {"right": metrics[name], **interval}
+            for name, interval in metrics["intervals"].items()
+            if name in _ANSWERED or name.startswith(("locality/", "yes_no/"))
+        }
+        for size, metrics in answers.items()
+    }
+    return draw_quality(rows, "answered right", style)
 
 
 def draw_speed(sizes: Mapping[str, Row], style: Style = LIGHT) -> bytes:

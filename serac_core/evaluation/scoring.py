@@ -15,8 +15,8 @@ from serac_core.progress import Say, in_chunks
 if TYPE_CHECKING:
     from serac_core.base.language_model import LanguageModel, TokenScore
     from serac_core.counterfactual.model import CounterfactualModel
-    from serac_core.editing import Answer
-    from serac_core.scope.router import Decision, Router
+    from serac_core.editing import Answer, Routing
+    from serac_core.scope.router import Decision
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Models:
 
 
 def score_questions(
-    questions: Sequence[Question], edits: Sequence[Edit], router: Router, models: Models, say: Say
+    questions: Sequence[Question], edits: Sequence[Edit], router: Routing, models: Models, say: Say
 ) -> list[Item]:
     """Ask the edited model all questions and score what it says.
 
@@ -103,7 +103,7 @@ def score_questions(
     return items
 
 
-def score_fold(edits: Sequence[Edit], router: Router, models: Models) -> FoldScores:
+def score_fold(edits: Sequence[Edit], router: Routing, models: Models) -> FoldScores:
     """Token accuracies on another fold's edit prompts and probes, through the router.
 
     The router's memory holds `edits`; no answer is generated.

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tiny_models import save_tiny
 from typer.testing import CliRunner
 
 from serac_core.cli import app
@@ -150,3 +151,52 @@ def test_the_verb_prints_a_row_for_each_size_and_kind(
     assert ["1", "prompt"] in shown and ["2", "same_relation"] in shown
     refused = CliRunner().invoke(app, [*verb, "-o", str(tmp_path / "o"), "--sizes", "1,x"])
     assert refused.exit_code == 2 and "whole numbers above 0" in refused.output
+
+
+def test_what_is_answered_is_scored_beside_the_routes(
+    release: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = release()
+    for name in ("base", "counterfactual"):
+        save_tiny("lfm2", folder / name)
+    asking = FRANCE.model_copy(
+        update={
+            "yes_question": "Is the capital of France tea?",
+            "no_question": "Is the capital of France milk?",
+        }
+    )
+    write_edits(tmp_path / "edits.jsonl", [asking, NORWAY])
+    (folder / "training").mkdir()
+    write_edits(folder / "training" / "train.jsonl", [MONEY])
+    metrics = benchmark_quality(
+        folder,
+        [tmp_path / "edits.jsonl"],
+        [1, 2],
+        tmp_path / "out",
+        traffic=["what is the weather ?", "hello"],
+        answers=2,
+        base=str(folder / "base"),
+        max_new_tokens=4,
+        cache_dir=tmp_path / "cache",
+    )
+    both = metrics["answers"]["2"]
+    assert both["routed_out/answers_changed"] == 0  # the base's own, token for token
+    assert both["intervals"]["edit/exact_match"]["n"] == 2
+    assert "generalization/targets_absent_from_training" not in both  # tea was trained on
+    assert both["yes_no/rule/own"] == 1.0 and both["yes_no/rule/negated"] == 0.0
+    rows = [json.loads(line) for line in (tmp_path / "out" / "items.jsonl").open()]
+    asked = {row["query"] for row in rows if row["group"] == "yes_no" and row["size"] == 2}
+    assert "Is the capital of France milk?" in asked and len(asked) > 6
+    kept = [row["query"] for row in rows if row["group"] == "same_relation" and row["size"] == 2]
+    assert kept == ["The capital of Guinea is"]  # Norway's is an edit of its own then
+    assert (tmp_path / "out" / "answers.png").stat().st_size > 1000
+
+
+def test_answers_need_a_counterfactual_model(
+    release: Callable[..., Path], edit_set: Path, tmp_path: Path
+) -> None:
+    verb = ["benchmark", "quality", "--release", str(release()), "--edits", str(edit_set)]
+    wanted = ["-o", str(tmp_path / "out"), "--sizes", "1", "--answers", "1"]
+    ran = CliRunner().invoke(app, [*verb, *wanted])
+    assert ran.exit_code != 0 and not (tmp_path / "out").exists()
+    assert "counterfactual" in str(ran.exception or ran.output)
