@@ -15,6 +15,7 @@ import typer
 from serac_core.config import Params, load_params
 from serac_core.edits.change import ChangeResult, add_edits, retract_edits
 from serac_core.edits.diff import diff_edits
+from serac_core.edits.export import EXPORT_FORMATS, ExportFormat, export_easyedit
 from serac_core.edits.importers import FORMATS, Format, import_edits
 from serac_core.edits.jsonl import RawRecord, edit_record, read_records, write_edits
 from serac_core.edits.live import build_live
@@ -288,14 +289,24 @@ def build_live_(
 def export(
     file: Annotated[Path, typer.Argument(help="Edits as JSON Lines.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="JSON file to write.")],
+    export_format: Annotated[
+        str, typer.Option("--format", help=f"{' | '.join(EXPORT_FORMATS)}.")
+    ] = "easyedit",
     as_json: JsonOption = False,
 ) -> None:
-    """Write edits in EasyEdit's format, with everything needed to import them again."""
-    from serac_core.edits.export import export_easyedit
-    from serac_core.edits.merge import merge
+    """Write edits for EasyEdit: its records, KnowEdit's, or the arguments of its editor.
 
-    edits = merge(read_edit_set(file))
-    export_easyedit(out, edits)
+    The records are all of the file's, in its order, and can be imported again without loss;
+    `editor` is given the live edits.
+    """
+    if export_format not in EXPORT_FORMATS:
+        raise typer.BadParameter(
+            f"{export_format!r} is none of {', '.join(EXPORT_FORMATS)}", param_hint="--format"
+        )
+    chosen: ExportFormat = next(name for name in EXPORT_FORMATS if name == export_format)
+    held = read_edit_set(file)
+    edits = live_edits(held) if chosen == "editor" else held.records()
+    export_easyedit(out, edits, chosen)
     if as_json:
         _print_json({"file": str(out), "edits": len(edits)})
     else:

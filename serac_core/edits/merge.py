@@ -66,6 +66,25 @@ class EditSet:
     edits: tuple[Edit, ...] = ()
     retractions: frozenset[Retraction] = field(default_factory=frozenset)
 
+    def records(self) -> list[Edit]:
+        """Every record in the file's order, those that a line retracts by name as retracted.
+
+        Raises
+        ------
+        ConflictingEdits
+            A retraction of an unknown id.
+        """
+        ids = {edit.id for edit in self.edits}
+        named = {retraction.id for retraction in self.retractions}
+        if unknown := sorted(named - ids):
+            raise ConflictingEdits([_unknown_retraction(name) for name in unknown])
+        retracted = {"status": "retracted"}
+        return [e.model_copy(update=retracted) if e.id in named else e for e in self.edits]
+
+
+def _unknown_retraction(edit_id: str) -> Conflict:
+    return Conflict("unknown_retraction", (edit_id,), "retracts no known edit")
+
 
 def is_retraction(value: object) -> bool:
     """Whether a raw record retracts an edit by name: retracted, and says nothing else."""
@@ -151,7 +170,7 @@ def union(*parts: EditSet) -> tuple[dict[str, Edit], list[Conflict]]:
         if name in by_id:
             by_id[name] = by_id[name].model_copy(update={"status": "retracted"})
         else:
-            conflicts.add(Conflict("unknown_retraction", (name,), "retracts no known edit"))
+            conflicts.add(_unknown_retraction(name))
     for edit in by_id.values():
         if edit.supersedes is not None and edit.supersedes not in by_id:
             detail = f"supersedes {edit.supersedes!r}, which is no known edit"

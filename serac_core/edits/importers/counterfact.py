@@ -3,8 +3,8 @@
 Original: `requested_rewrite` {`prompt` with `{}` for the subject, `subject`, `target_new` and
 `target_true` as {`str`}}, `paraphrase_prompts`, `neighborhood_prompts` (same relation, other
 subject), `attribute_prompts` (the target is already true of them; kept, not probed), and
-`generation_prompts` (kept). Flat: `prompt`, `target_new`, `subject`, `ground_truth`,
-`rephrase_prompt`, `locality_prompt`, `locality_ground_truth`.
+`generation_prompts` (kept); `portability` as EasyEdit adds it. Flat: `prompt`, `target_new`,
+`subject`, `ground_truth`, `rephrase_prompt`, `locality_prompt`, `locality_ground_truth`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from serac_core.edits.importers.source_file import make_edit, text_field, wrong_format
+from serac_core.edits.importers.easyedit import portability_probes
+from serac_core.edits.importers.source_file import (
+    make_edit,
+    text_field,
+    texts_field,
+    wrong_format,
+)
 from serac_core.edits.record import Edit
 
 
@@ -40,14 +46,15 @@ def _original(record: dict[str, Any], path: Path, number: int) -> Edit:
     used = {"requested_rewrite", "paraphrase_prompts", "neighborhood_prompts"}
     locality = [
         {"prompt": prompt, "kind": "same_relation", "ground_truth": fields["ground_truth"]}
-        for prompt in record.get("neighborhood_prompts", ())
+        for prompt in texts_field(record, "neighborhood_prompts", path, number)
     ]
     return make_edit(
         {
             **{k: v for k, v in record.items() if k not in used},
             **fields,
-            "rephrase_prompts": record.get("paraphrase_prompts", ()),
+            "rephrase_prompts": texts_field(record, "paraphrase_prompts", path, number),
             "locality": locality,
+            "portability": portability_probes(record, path, number),
         },
         path,
         number,

@@ -20,7 +20,7 @@ class UnreadableBenchmark(SeracError):
 
 
 def read_source(path: Path) -> list[dict[str, Any]]:
-    """The records of a JSON array, of one object of records by name, or of JSON Lines."""
+    """The records of a JSON array or of JSON Lines."""
     try:
         text = b"".join(open_bytes(path)).decode("utf-8-sig")
     except FileNotFoundError:
@@ -62,6 +62,14 @@ def text_field(record: Mapping[str, Any], field: str, path: Path, number: int) -
     if not isinstance(value, str):
         rule = "is missing" if field not in record else f"must be text, got {value!r}"
         raise wrong_format(path, number, field, rule)
+    return value
+
+
+def texts_field(record: Mapping[str, Any], field: str, path: Path, number: int) -> list[str]:
+    """A field that is a list of texts, or absent: none."""
+    value = record.get(field, [])
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise wrong_format(path, number, field, f"must be a list of texts, got {value!r}")
     return value
 
 

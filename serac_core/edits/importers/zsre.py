@@ -3,7 +3,7 @@
 `src` prompt, `alt` target, `answers` true answers, `subject`, `rephrase`, `loc` with
 `loc_ans`: an unrelated Natural Questions question, whose "nq question: " mark a classifier
 would learn instead of the question; it is taken off and kept as the probe's `prefix`.
-`portability` (EasyEdit) {`New Question`, `New Answer`} becomes a portability probe.
+`portability` is EasyEdit's.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from serac_core.edits.importers.easyedit import portability_probes
 from serac_core.edits.importers.source_file import flat_answers, make_edit, text_field
 from serac_core.edits.record import Edit
 
@@ -36,15 +37,7 @@ def _edit(record: dict[str, Any], path: Path, number: int) -> Edit:
         if locality.startswith(LOCALITY_PREFIX):
             probe["prefix"] = LOCALITY_PREFIX
         fields["locality"] = [probe]
-    implied = record.get("portability")
-    if isinstance(implied, dict) and implied.get("New Question"):
-        probe = {
-            "prompt": text_field(implied, "New Question", path, number),
-            "ground_truth": text_field(implied, "New Answer", path, number),
-        }
-        if "Recalled Relation" in implied:
-            probe["relation"] = implied["Recalled Relation"]
-        fields["portability"] = [probe]
+    fields["portability"] = portability_probes(record, path, number)
     return make_edit(fields, path, number)
 
 

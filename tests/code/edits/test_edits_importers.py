@@ -1,22 +1,15 @@
-"""Benchmark formats into edits, and out to EasyEdit and back without loss."""
+"""Benchmark formats into edits."""
 
 from __future__ import annotations
 
 import gzip
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from serac_core.edits import Edit, read_edits, write_edits
-from serac_core.edits.export import export_easyedit
 from serac_core.edits.importers import Format, UnreadableBenchmark, import_edits
-
-BENCHMARKS = Path(
-    os.environ.get("SERAC_BENCHMARKS", Path(__file__).parents[4] / "shared" / "benchmarks")
-)
 
 
 def saved(tmp_path: Path, records: Any, name: str = "source.json") -> Path:
@@ -286,58 +279,44 @@ def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
             import_edits(tmp_path / name, "easyedit")
 
 
-def by_kind(edit: Edit) -> Edit:
-    probes = sorted(edit.locality, key=lambda probe: probe.kind)
-    return edit.model_copy(update={"locality": tuple(probes)})
-
-
-def test_export_and_import_lose_nothing(tmp_path: Path) -> None:
-    edits = import_edits(saved(tmp_path, [KNOWEDIT]), "knowedit")
-    edits.append(
-        Edit.model_validate(
-            {
-                "id": "own",
-                "prompt": "p",
-                "target_new": "t",
-                "rephrase_prompts": ["a", "b", "a"],
-                "locality": [
-                    {"prompt": "x", "kind": "unrelated", "note": 1},
-                    {"prompt": "y", "ground_truth": "z", "kind": "same_relation"},
-                ],
-                "portability": [{"prompt": "q", "ground_truth": "r"}],
-                "supersedes": edits[0].id,
-                "status": "retracted",
-                "source": "s",
-                "created_at": "2024-01-01T00:00:00Z",
-                "changed_on": "2023",
-            }
-        )
-    )
-    export_easyedit(tmp_path / "out.json", edits)
-    again = import_edits(tmp_path / "out.json", "easyedit")
-    assert [by_kind(edit) for edit in again] == [by_kind(edit) for edit in edits]
-    (_, record) = json.loads((tmp_path / "out.json").read_text())
-    assert record["rephrase_prompt"] == "a"
-    assert record["locality"]["neighborhood"][0]["ground_truth"] == "z"
-
-
-@pytest.mark.skipif(not BENCHMARKS.is_dir(), reason=f"no benchmark files at {BENCHMARKS}")
 @pytest.mark.parametrize(
-    ("name", "source_format", "count"),
+    ("source_format", "fields", "said"),
     [
-        ("counterfact-train.json.gz", "counterfact", 10_000),
-        ("counterfact-val.json.gz", "easyedit", 1_919),
-        ("zsre-mend-1k.json.gz", "zsre", 1_000),
-        ("knowedit-wiki-counterfact.json.gz", "knowedit", 1_428),
+        ("easyedit", {"portability": {"New Question": "q"}}, "New Answer: is missing"),
+        ("counterfact", {"paraphrase_prompts": "p"}, "paraphrase_prompts: must be a list of texts"),
+        ("counterfact", {"neighborhood_prompts": [1]}, "neighborhood_prompts: must be a list"),
+        ("knowedit", {"locality": {"a": [{"ground_truth": "x"}]}}, "locality.a: must hold prompts"),
+        ("knowedit", {"locality": {"a": {"ground_truth": ["x"]}}}, "locality.a: must hold prompts"),
+        ("knowedit", {"locality": {"a": [{"prompt": "x", "kind": []}]}}, "locality.0.kind: Input"),
     ],
 )
-def test_the_public_files_import_and_export_without_loss(
-    tmp_path: Path, name: str, source_format: Format, count: int
+def test_a_probe_that_lacks_a_field_is_named(
+    tmp_path: Path, source_format: Format, fields: Any, said: str
 ) -> None:
-    edits = import_edits(BENCHMARKS / name, source_format)
-    assert len(edits) == count
-    assert all(edit.prompt and edit.subject and edit.locality for edit in edits)
-    write_edits(tmp_path / "edits.jsonl", edits)
-    assert read_edits(tmp_path / "edits.jsonl") == edits
-    export_easyedit(tmp_path / "out.json", edits)
-    assert import_edits(tmp_path / "out.json", "easyedit") == edits
+    good = {"prompt": "p", "target_new": "t"}
+    if source_format == "counterfact":
+        good = {"requested_rewrite": rewrite("s", "n", "t")}
+    with pytest.raises(UnreadableBenchmark) as error:
+        import_edits(saved(tmp_path, [good, {**good, **fields}]), source_format)
+    assert f"record 2: {said}" in error.value.what and error.value.remedy
+
+
+@pytest.mark.parametrize("source_format", ["easyedit", "counterfact", "zsre"])
+def test_easyedits_portability_files(tmp_path: Path, source_format: Format) -> None:
+    asked = {"Recalled Relation": "r", "New Question": "Where is it?", "New Answer": "Bergen"}
+    record: dict[str, Any] = {
+        "easyedit": {"prompt": "p", "target_new": "t"},
+        "counterfact": {"requested_rewrite": rewrite("s", "n", "t")},
+        "zsre": {"src": "p", "alt": "t"},
+    }[source_format]
+    (edit,) = import_edits(saved(tmp_path, [{**record, "portability": asked}]), source_format)
+    (probe,) = edit.portability
+    assert (probe.prompt, probe.ground_truth) == ("Where is it?", "Bergen")
+    assert probe.model_extra == {"relation": "r"}
+
+
+def test_an_edits_own_fields_win_over_their_synonyms(tmp_path: Path) -> None:
+    record = {"prompt": "p", "target_new": "t", "text": "x", "labels": "y", "concept": "z"}
+    (edit,) = import_edits(saved(tmp_path, [record]), "easyedit")
+    assert (edit.prompt, edit.target_new, edit.subject) == ("p", "t", "z")
+    assert edit.model_extra == {"text": "x", "labels": "y"}
