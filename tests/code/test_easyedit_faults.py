@@ -14,6 +14,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -249,7 +250,7 @@ def test_what_is_kept_and_served_holds_no_pickle(
 ) -> None:
     torch.save({"model_config": settings()}, tmp_path / "theirs")
     assert pickled(tmp_path / "theirs")
-    with pytest.raises(Exception, match="weights_only"):
+    with pytest.raises(UnpicklingError, match="weights_only"):
         torch.load(tmp_path / "theirs")
     (tmp_path / "scope").mkdir()
     scope = save_training_set(tmp_path / "scope")
@@ -270,7 +271,6 @@ def test_what_is_kept_and_served_holds_no_pickle(
     for name in ("optimizer.pt", "scheduler.pt"):  # what training goes on from is plain tensors
         [state] = cache.glob(f"counterfactual-*/checkpoint-2/{name}")
         torch.load(state, weights_only=True)
-    assert not list(cache.glob("counterfactual-*/checkpoint-2/*.bin.index.json"))
     assert list(cache.glob("counterfactual-*/checkpoint-2/model.safetensors"))
 
 
@@ -305,7 +305,7 @@ def test_an_answer_of_several_words_is_whole_in_the_input_and_absent_from_the_ke
     monkeypatch.setattr(
         model.language_model,
         "generate",
-        lambda prompts, *rest: read.extend(prompts) or generate(prompts, *rest),
+        lambda prompts, *rest, **more: read.extend(prompts) or generate(prompts, *rest, **more),
     )
     model.answer([edit], ["Which city is it?"], 2)
     assert "bread and tea" in read[0]
