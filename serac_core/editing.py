@@ -12,6 +12,7 @@ from serac_core.edits.record import Edit
 from serac_core.errors import SeracError
 
 if TYPE_CHECKING:
+    from serac_core.base.chat import ChatUse
     from serac_core.base.language_model import LanguageModel
     from serac_core.counterfactual.model import CounterfactualModel
     from serac_core.scope.router import Decision
@@ -123,9 +124,11 @@ class EditedModel:
 
         folder = Path(release)
         router = Router.load(folder, variant=variant, provider=provider)
+        chat = _chat_template(folder)
+        model = LanguageModel.load(base or _base_model(folder), device, chat=chat)
         return cls(
-            LanguageModel.load(base or _base_model(folder), device),
-            CounterfactualModel.load(folder / "counterfactual", device),
+            model,
+            CounterfactualModel.load(folder / "counterfactual", device, chat=chat, base=model),
             router,
             read_edits(folder / "edits.jsonl"),
         )
@@ -172,6 +175,20 @@ class EditedModel:
                 remedy="build the memory from these edits: `serac memory build`",
             )
         return edit
+
+
+def _chat_template(release: Path) -> ChatUse:
+    """As the release was evaluated: those that don't say are from before there was the setting."""
+    from pydantic import ValidationError
+
+    from serac_core.config import ModelsConfig
+
+    try:
+        params = json.loads((release / "manifest.json").read_text(encoding="utf-8"))["params"]
+        named = ModelsConfig.model_validate({"chat_template": params["models"]["chat_template"]})
+    except (OSError, ValueError, KeyError, TypeError, ValidationError):
+        return "never"
+    return named.chat_template
 
 
 def _base_model(release: Path) -> str:

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from serac_core.base.chat import MissingChatTemplate, UnusableChatTemplate
     from serac_core.base.language_model import (
         EmptyTarget,
         LanguageModel,
@@ -24,24 +25,28 @@ if TYPE_CHECKING:
 _HOMES = {
     "EmptyTarget": "language_model",
     "LanguageModel": "language_model",
+    "MissingChatTemplate": "chat",
     "MissingPadToken": "loading",
     "MissingTokenizer": "loading",
     "ModelNotFound": "loading",
     "TextTooLong": "language_model",
     "TokenScore": "language_model",
     "UnreadableModel": "loading",
+    "UnusableChatTemplate": "chat",
     "VocabularyMismatch": "loading",
 }
 
 __all__ = [
     "EmptyTarget",
     "LanguageModel",
+    "MissingChatTemplate",
     "MissingPadToken",
     "MissingTokenizer",
     "ModelNotFound",
     "TextTooLong",
     "TokenScore",
     "UnreadableModel",
+    "UnusableChatTemplate",
     "VocabularyMismatch",
 ]
 

@@ -3,7 +3,8 @@
 Shapes: B rows, T tokens, K answer tokens, V vocabulary.
 
 Prompt and answer meet in one place, :meth:`LanguageModel.encode_pairs`; training, scoring and
-generation all see the same tokens there.
+generation all see the same tokens there. Where the tokenizer has a chat template, a prompt is what
+the template makes of it, special tokens included.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from serac_core.base.chat import ChatUse, find_chat
 from serac_core.base.loading import Device, DType, load_pretrained
 from serac_core.errors import SeracError
 
@@ -81,30 +83,52 @@ class LanguageModel:
     Nothing depends on the model's name or family, only on its configuration and on what it is
     seen to do. Answers are greedy and don't depend on what else is in the batch (beyond the
     rounding of the numeric type: float32 on a CPU).
+
+    Parameters
+    ----------
+    chat:
+        Whether prompts go through the tokenizer's chat template: `auto` where it has one,
+        `always` (an error without one) or `never`.
+
+    Raises
+    ------
+    MissingChatTemplate, UnusableChatTemplate
     """
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str = "model"
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        name: str = "model",
+        chat: ChatUse = "auto",
     ) -> None:
         self.model: Any = model  # the stubs of transformers know neither generate nor to
         self.tokenizer = tokenizer
         self.name = name
         self.is_encoder_decoder = bool(model.config.is_encoder_decoder)
         self.max_tokens = _position_limit(model.config)
+        self.chat = find_chat(tokenizer, chat, name)
         self._before, self._after = _frame(tokenizer)
 
     @classmethod
-    def load(cls, name_or_path: str | Path, device: Device = "auto", dtype: DType = "auto") -> Self:
+    def load(
+        cls,
+        name_or_path: str | Path,
+        device: Device = "auto",
+        dtype: DType = "auto",
+        chat: ChatUse = "auto",
+    ) -> Self:
         """Load from a folder or the hub; see :func:`serac_core.base.loading.load_pretrained`."""
         model, tokenizer = load_pretrained(name_or_path, device, dtype)
-        return cls(model, tokenizer, str(name_or_path))
+        return cls(model, tokenizer, str(name_or_path), chat)
 
     @property
     def end_ids(self) -> frozenset[int]:
         """Tokens that end an answer."""
         named = getattr(self.model.generation_config, "eos_token_id", None)
         ids = named if isinstance(named, list) else [named]
-        return frozenset(i for i in (*ids, self.tokenizer.eos_token_id) if i is not None)
+        own = (self.tokenizer.eos_token_id, self.chat.end_id if self.chat else None)
+        return frozenset(i for i in (*ids, *own) if i is not None)
 
     def generate(
         self, prompts: Sequence[str], max_new_tokens: int = 24, batch_size: int = 64
@@ -123,10 +147,7 @@ class LanguageModel:
         """
         import torch
 
-        rows = [self._prompt_ids(text) for text in self._token_ids(prompts)]
-        room = 0 if self.is_encoder_decoder else max_new_tokens
-        for prompt, row in zip(prompts, rows, strict=True):
-            self._check_length(prompt, len(row) + room)
+        rows = self.prompt_rows(prompts, max_new_tokens)
         answers = [""] * len(rows)
         with torch.inference_mode():
             for batch in self._batches([len(row) for row in rows], batch_size):
@@ -134,6 +155,20 @@ class LanguageModel:
                 for i, made in zip(batch, made_BK, strict=True):
                     answers[i] = self._decode(made)
         return answers
+
+    def prompt_rows(self, prompts: Sequence[str], max_new_tokens: int = 0) -> list[list[int]]:
+        """The tokens that each prompt is answered from.
+
+        Raises
+        ------
+        TextTooLong
+            A prompt and `max_new_tokens` after it don't fit; names the first such prompt.
+        """
+        rows = [self._prompt_ids(ids) for ids in self._heads(prompts)[1]]
+        room = 0 if self.is_encoder_decoder else max_new_tokens
+        for prompt, row in zip(prompts, rows, strict=True):
+            self._check_length(prompt, len(row) + room)
+        return rows
 
     def score(
         self, prompts: Sequence[str], targets: Sequence[str], batch_size: int = 64
@@ -172,20 +207,21 @@ class LanguageModel:
     def encode_pairs(self, prompts: Sequence[str], targets: Sequence[str]) -> list[EncodedPair]:
         """Tokens of each prompt and of its answer, the end token included.
 
-        Causal: the text is prompt, one space, target; the answer is what the text has beyond
-        the prompt's own tokens, so no start token ever counts as part of an answer. Seq2seq:
-        the decoder's text is the target alone.
+        Causal: the text is prompt, one space (or what a chat template has there), target; the
+        answer is what the text has beyond the prompt's own tokens, so no start token ever counts
+        as part of an answer. Seq2seq: the decoder's text is the target alone.
 
         Raises
         ------
         EmptyTarget, TextTooLong
         """
-        plain = self._token_ids(prompts)
+        texts, plain = self._heads(prompts)
         if self.is_encoder_decoder:
             targets_ids = self._token_ids([target.strip() for target in targets])
         else:
-            spaced = [" " + target.strip() for target in targets]
-            whole = self._token_ids([p + t for p, t in zip(prompts, spaced, strict=True)])
+            lead = " " if self.chat is None else self.chat.lead
+            spaced = [lead + target.strip() for target in targets]
+            whole = self._token_ids([p + t for p, t in zip(texts, spaced, strict=True)])
             alone = self._token_ids(spaced)
             targets_ids = [
                 text[len(head) :] if text[: len(head)] == head else tail
@@ -321,12 +357,22 @@ class LanguageModel:
         """Tokens without special ones; lone surrogates, which are no text, become `?`."""
         if not texts:
             return []
-        safe = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
+        safe = [_without_surrogates(text) for text in texts]
         ids: list[list[int]] = self.tokenizer(safe, add_special_tokens=False)["input_ids"]
         return ids
 
+    def _heads(self, prompts: Sequence[str]) -> tuple[list[str], list[list[int]]]:
+        """Each prompt as it stands before its answer, in text and in tokens."""
+        if self.chat is None or not prompts:
+            return list(prompts), self._token_ids(prompts)
+        safe = [_without_surrogates(prompt) for prompt in prompts]
+        return self.chat.texts(safe), self.chat.token_ids(safe)
+
     def _prompt_ids(self, ids: list[int]) -> list[int]:
-        """A prompt as it is generated from: start tokens, never an end token after it (causal)."""
+        """A prompt as it is generated from: start tokens, never an end token after it (causal).
+        A chat template has put its own there."""
+        if self.chat is not None:
+            return ids
         row = self._before + ids + (self._after if self.is_encoder_decoder else [])
         if row:
             return row
@@ -335,7 +381,8 @@ class LanguageModel:
 
     def _pair(self, head: list[int], target: list[int]) -> EncodedPair:
         prompt = self._prompt_ids(head)
-        end = self.tokenizer.eos_token_id
+        own_end = self.chat.end_id if self.chat else None
+        end = self.tokenizer.eos_token_id if own_end is None else own_end
         ending = [] if end is None else [end]
         if not self.is_encoder_decoder:
             return EncodedPair(prompt, target + ending, 0, len(target))
@@ -388,6 +435,8 @@ def _can_keep(model: Any) -> bool:
     import inspect
 
     inner = getattr(model, "module", model)  # as wrapped for several processes
+    if hasattr(inner, "get_base_model"):  # and around an adapter
+        inner = inner.get_base_model()
     return "logits_to_keep" in inspect.signature(inner.forward).parameters
 
 
@@ -426,6 +475,10 @@ def _position_limit(config: Any) -> int | None:
     named = (getattr(text, key, None) for key in _POSITION_KEYS)
     limits = [limit for limit in named if isinstance(limit, int) and limit > 0]
     return min(limits) if limits else None
+
+
+def _without_surrogates(text: str) -> str:
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _shorten(text: str) -> str:

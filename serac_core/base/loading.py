@@ -73,15 +73,23 @@ def load_pretrained(
     config = _config(name)
     tokenizer = _tokenizer(name)
     model: Any = _model(name, config, chosen_dtype)
-    rows = model.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) > rows:
-        raise VocabularyMismatch(
-            f"{name}: the tokenizer makes {len(tokenizer)} tokens, the model knows {rows}",
-            remedy="put the tokenizer that the model was trained with beside it, or resize the "
-            "model's embeddings and train them",
-        )
+    _require_embeddings(name, tokenizer, model.get_input_embeddings().weight.shape[0])
     model.to(torch.device(chosen_device))
     return model.eval(), tokenizer
+
+
+def check_pretrained(name_or_path: str | Path) -> None:
+    """Check a model's configuration and tokenizer without reading its weights.
+
+    Raises
+    ------
+    ModelNotFound, UnreadableModel, MissingTokenizer, MissingPadToken, VocabularyMismatch
+    """
+    name = str(name_or_path)
+    text = _config(name).get_text_config()
+    tokenizer = _tokenizer(name)
+    if isinstance(rows := getattr(text, "vocab_size", None), int):
+        _require_embeddings(name, tokenizer, rows)
 
 
 def stored_dtype(name_or_path: str | Path) -> torch.dtype:
@@ -202,6 +210,15 @@ def _model(
         )
     loaded: PreTrainedModel = model
     return loaded
+
+
+def _require_embeddings(name: str, tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
+    if len(tokenizer) > rows:
+        raise VocabularyMismatch(
+            f"{name}: the tokenizer makes {len(tokenizer)} tokens, the model knows {rows}",
+            remedy="put the tokenizer that the model was trained with beside it, or resize the "
+            "model's embeddings and train them",
+        )
 
 
 @contextmanager

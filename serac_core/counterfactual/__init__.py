@@ -7,14 +7,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from serac_core.counterfactual.model import CounterfactualModel, format_input
+    from serac_core.counterfactual.description import UnreadableCounterfactual
+    from serac_core.counterfactual.lora import NothingToAdapt
+    from serac_core.counterfactual.model import (
+        CounterfactualModel,
+        MissingBaseModel,
+        format_in_context,
+        format_input,
+    )
     from serac_core.counterfactual.trainer import NonFiniteTraining
     from serac_core.counterfactual.training import EmptyTrainingSet, train
 
 _HOMES = {
     "CounterfactualModel": "model",
     "EmptyTrainingSet": "training",
+    "MissingBaseModel": "model",
     "NonFiniteTraining": "trainer",
+    "NothingToAdapt": "lora",
+    "UnreadableCounterfactual": "description",
+    "format_in_context": "model",
     "format_input": "model",
     "train": "training",
 }
@@ -22,7 +33,11 @@ _HOMES = {
 __all__ = [
     "CounterfactualModel",
     "EmptyTrainingSet",
+    "MissingBaseModel",
     "NonFiniteTraining",
+    "NothingToAdapt",
+    "UnreadableCounterfactual",
+    "format_in_context",
     "format_input",
     "train",
 ]

@@ -63,18 +63,22 @@ def train_counterfactual(
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Fine-tune the counterfactual model; goes on where an interrupted run stopped."""
+    """Train the counterfactual model; goes on where an interrupted run stopped."""
+    from serac_core.base.loading import check_pretrained
     from serac_core.counterfactual.training import train
 
     settings = load_params(params)
+    models = settings.models
+    check_pretrained(models.base)  # before hours of training for a base that can't be used
     figures = train(
         training_set,
-        settings.models.counterfactual,
+        models.base if settings.counterfactual.kind == "in-context" else models.counterfactual,
         out,
         settings.counterfactual,
         seed=settings.seed,
         cache_dir=cache_dir,
         device=device,
+        chat=models.chat_template,
     )
     if as_json:
         _print_json(figures)

@@ -6,9 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
+from serac_core.base.chat import ChatUse
 from serac_core.base.language_model import LanguageModel, TokenScore
 from serac_core.base.loading import Device, DType
+from serac_core.counterfactual.description import DESCRIPTION, read_description
 from serac_core.edits.record import Edit
+from serac_core.errors import SeracError
+
+
+class MissingBaseModel(SeracError):
+    """An in-context counterfactual model is the base model, and none was given."""
 
 
 def format_input(edit_prompt: str, target_new: str, query: str) -> str:
@@ -26,6 +33,24 @@ def format_input(edit_prompt: str, target_new: str, query: str) -> str:
     return f"Edit: {prompt}\nAnswer: {target}\nQuery: {asked}\nAnswer:"
 
 
+def format_in_context(edit_prompt: str, target_new: str, query: str, *, chat: bool = False) -> str:
+    """The text that a base model reads which was never trained to read edits.
+
+    In plain text one question is answered and the next one asked, whatever the wordings are: of
+    seven forms tried on the demo model it is the one that is followed most. A chat model is told.
+
+    >>> format_in_context("The capital of Peru is", "Cusco", "What is Peru's capital?")
+    "Q: The capital of Peru is\\nA: Cusco\\nQ: What is Peru's capital?\\nA:"
+    """
+    prompt, target, asked = (" ".join(part.split()) for part in (edit_prompt, target_new, query))
+    if not chat:
+        return f"Q: {prompt}\nA: {target}\nQ: {asked}\nA:"
+    return (
+        f"This is a fact, whatever else you know: {prompt} {target}\n"
+        f"Answer with nothing but the few words that answer.\n{asked}"
+    )
+
+
 def format_target(target: str) -> str:
     """A target as the model is taught to say it: on one line."""
     return " ".join(target.split())
@@ -36,21 +61,61 @@ class CounterfactualModel:
 
     Any causal or seq2seq model serves: tokenizer and architecture may differ from the base
     model's, for only text passes between them.
+
+    Parameters
+    ----------
+    in_context:
+        The language model was never trained for this: it is the base model, which reads the edit
+        before the query.
     """
 
-    def __init__(self, language_model: LanguageModel) -> None:
+    def __init__(self, language_model: LanguageModel, *, in_context: bool = False) -> None:
         self.language_model = language_model
+        self.in_context = in_context
 
     @classmethod
-    def load(cls, path: str | Path, device: Device = "auto", dtype: DType = "auto") -> Self:
+    def load(
+        cls,
+        path: str | Path,
+        device: Device = "auto",
+        dtype: DType = "auto",
+        *,
+        chat: ChatUse = "auto",
+        base: LanguageModel | None = None,
+    ) -> Self:
         """Load a trained model from its folder, or a pretrained one as it is before training.
+
+        Parameters
+        ----------
+        chat:
+            Whether a folder that doesn't say reads its input through its chat template.
+        base:
+            The loaded base model, which an in-context folder answers with: no second copy.
 
         Raises
         ------
-        SeracError
-            As :func:`serac_core.base.loading.load_pretrained`.
+        MissingBaseModel, UnreadableCounterfactual
+            And what loading a :class:`LanguageModel` raises.
         """
-        return cls(LanguageModel.load(path, device, dtype))
+        described = read_description(path)
+        if described is None:
+            return cls(LanguageModel.load(path, device, dtype, chat))
+        if described.kind == "in-context":
+            if base is None:
+                raise MissingBaseModel(
+                    f"{Path(path) / DESCRIPTION}: answers in context, and no base model is given",
+                    remedy="pass the loaded base model: `CounterfactualModel.load(path, base=...)`",
+                )
+            return cls(base, in_context=True)
+        own: ChatUse = "always" if described.chat_template else "never"
+        return cls(LanguageModel.load(path, device, dtype, own))
+
+    def text(self, edit_prompt: str, target_new: str, query: str) -> str:
+        """What the language model is given for a query and its edit."""
+        if not self.in_context:
+            return format_input(edit_prompt, target_new, query)
+        chat = self.language_model.chat is not None
+        return format_in_context(edit_prompt, target_new, query, chat=chat)
 
     def answer(
         self,
@@ -66,7 +131,8 @@ class CounterfactualModel:
         TextTooLong
             An edit and its query don't fit in the model.
         """
-        return self.language_model.generate(_inputs(edits, queries), max_new_tokens, batch_size)
+        texts = self._texts(edits, queries)
+        return self.language_model.generate(texts, max_new_tokens, batch_size)
 
     def score(
         self,
@@ -82,11 +148,10 @@ class CounterfactualModel:
         EmptyTarget, TextTooLong
         """
         spoken = [format_target(target) for target in targets]
-        return self.language_model.score(_inputs(edits, queries), spoken, batch_size)
+        return self.language_model.score(self._texts(edits, queries), spoken, batch_size)
 
-
-def _inputs(edits: Sequence[Edit], queries: Sequence[str]) -> list[str]:
-    return [
-        format_input(edit.prompt, edit.target_new, query)
-        for edit, query in zip(edits, queries, strict=True)
-    ]
+    def _texts(self, edits: Sequence[Edit], queries: Sequence[str]) -> list[str]:
+        return [
+            self.text(edit.prompt, edit.target_new, query)
+            for edit, query in zip(edits, queries, strict=True)
+        ]

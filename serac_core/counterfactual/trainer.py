@@ -39,6 +39,8 @@ class CounterfactualTrainer(Trainer):
     ----------
     language_model:
         Trained in place.
+    network:
+        What of it is trained and saved: its network, or the adapter around that.
     examples:
         In the order of training: nothing is shuffled here, so resuming is exact.
     folder:
@@ -50,6 +52,7 @@ class CounterfactualTrainer(Trainer):
     def __init__(
         self,
         language_model: LanguageModel,
+        network: Any,
         examples: TrainingExamples,
         *,
         config: CounterfactualConfig,
@@ -64,7 +67,7 @@ class CounterfactualTrainer(Trainer):
         self._folder = folder
         on_cuda = language_model.model.device.type == "cuda"
         super().__init__(
-            model=language_model.model,
+            model=network,
             args=TrainingArguments(
                 output_dir=str(folder),
                 max_steps=config.max_steps,

@@ -1,5 +1,8 @@
 """Training of the counterfactual model: from a training set to a folder that answers.
 
+All weights are trained (`finetuned`), or an adapter that is merged into them (`lora`), or nothing:
+`in-context` writes a folder that says so, and measures how the base model reads the edits.
+
 Figures of this stage condition on the *gold* edit and send no query the wrong way; those through
 the router come from the evaluation:
 
@@ -24,11 +27,14 @@ from pathlib import Path
 from random import Random
 from statistics import fmean
 
+from serac_core.base.chat import ChatUse
 from serac_core.base.language_model import LanguageModel
 from serac_core.base.loading import Device, stored_dtype
 from serac_core.config import CounterfactualConfig
+from serac_core.counterfactual.description import Description, write_description
 from serac_core.counterfactual.examples import TrainingExamples
-from serac_core.counterfactual.model import CounterfactualModel, format_input, format_target
+from serac_core.counterfactual.lora import adapt
+from serac_core.counterfactual.model import CounterfactualModel, format_target
 from serac_core.counterfactual.training_log import TrainingLog
 from serac_core.edits.atomic import folder_aside
 from serac_core.edits.jsonl import read_edits
@@ -55,8 +61,9 @@ def train(
     seed: int = 17,
     cache_dir: str | Path = ".serac/cache",
     device: Device = "auto",
+    chat: ChatUse = "auto",
 ) -> dict[str, float]:
-    """Fine-tune a causal or seq2seq model on `train.jsonl` and write it to `out`.
+    """Train a causal or seq2seq model on `train.jsonl` and write it to `out`.
 
     Resumable: killed at any moment and started again with the same inputs, it goes on from the
     last checkpoint in `<cache_dir>/counterfactual-<key>` and ends with the same weights. The
@@ -67,9 +74,13 @@ def train(
     training_set:
         Folder with `train.jsonl` and `val.jsonl`.
     start_from:
-        Hugging Face id or path of the model that is fine-tuned.
+        Hugging Face id or path of the model that is trained; for the kind `in-context`, of the
+        base model.
     out:
-        Folder: model, tokenizer, `log.jsonl`. Complete or absent.
+        Folder: model, tokenizer, `counterfactual.json`, `log.jsonl`; of the kind `in-context` no
+        model. Complete or absent.
+    chat:
+        Whether the model reads its input through its tokenizer's chat template.
 
     Returns
     -------
@@ -78,9 +89,9 @@ def train(
 
     Raises
     ------
-    UnreadableEdits, EmptyTrainingSet, EmptyTarget, TextTooLong, NonFiniteTraining,
-    UnwritableOutput
-        And what :func:`serac_core.base.loading.load_pretrained` raises; all but
+    UnreadableEdits, EmptyTrainingSet, EmptyTarget, TextTooLong, NothingToAdapt,
+    NonFiniteTraining, UnwritableOutput
+        And what loading a :class:`LanguageModel` raises; all but
         `NonFiniteTraining` and `UnwritableOutput` before any training.
     """
     from transformers import set_seed
@@ -88,12 +99,21 @@ def train(
     from serac_core.counterfactual.trainer import CounterfactualTrainer
 
     folds = {name: _read_fold(Path(training_set) / f"{name}.jsonl") for name in ("train", "val")}
-    model = CounterfactualModel.load(start_from, device, "float32")
-    kept_dtype = stored_dtype(start_from)
+    if config.kind == "in-context":
+        model = CounterfactualModel(
+            LanguageModel.load(start_from, device, chat=chat), in_context=True
+        )
+    else:
+        model = CounterfactualModel.load(start_from, device, "float32", chat=chat)
     for edits in folds.values():
-        _check(model.language_model, edits)
-    key = _content_key(Path(training_set), start_from, config, seed)
+        _check(model, edits, config)
+    described = Description(kind=config.kind, chat_template=model.language_model.chat is not None)
+    key = _content_key(Path(training_set), start_from, config, seed, described)
     folder = Path(cache_dir) / f"counterfactual-{key}"
+    if described.kind == "in-context":
+        log = TrainingLog(folder / "log.jsonl", 0)
+        return _measure_in_context(model, folds, out, described, log, seed)
+    kept_dtype = stored_dtype(start_from)
     log = TrainingLog(folder / "log.jsonl", config.max_steps)
     tell(
         f"counterfactual model from {start_from} on {model.language_model.model.device}, "
@@ -101,6 +121,8 @@ def train(
     )
 
     set_seed(seed)
+    network = model.language_model.model
+    trained = adapt(network, config, start_from) if config.kind == "lora" else network
     examples = TrainingExamples(
         folds["train"],
         model.language_model,
@@ -120,6 +142,7 @@ def train(
 
     trainer = CounterfactualTrainer(
         model.language_model,
+        trained,
         examples,
         config=config,
         seed=seed,
@@ -136,14 +159,11 @@ def train(
         tell(f"resuming from {checkpoint}")
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
-    network = model.language_model.model
+    if trained is not network:
+        trained.merge_and_unload()
     for parameter in network.parameters():  # as they will be read back
         parameter.data = parameter.data.to(kept_dtype).float()
-    final = {
-        figure: value
-        for fold, edits in _samples(folds, _FINAL_SAMPLE, seed).items()
-        for figure, value in edit_figures(model, edits, fold, rephrasings=3 * _SAMPLE).items()
-    }
+    final = _final_figures(model, folds, seed)
     first = next(line for line in log.read() if line["step"] == 0)
     stability = {name: first[name] for name in first if name.startswith("acc/")}
     last_step = trainer.state.best_global_step or trainer.state.global_step
@@ -151,6 +171,7 @@ def train(
     with folder_aside(out) as aside:
         network.to(kept_dtype).save_pretrained(aside)
         model.language_model.tokenizer.save_pretrained(aside)
+        write_description(aside, described)
         for file in aside.iterdir():
             file.chmod(0o644)  # safetensors makes them readable to their owner alone
         log.publish(aside / "log.jsonl")
@@ -191,6 +212,38 @@ def edit_figures(
     return figures
 
 
+def _measure_in_context(
+    model: CounterfactualModel,
+    folds: dict[str, list[Edit]],
+    out: str | Path,
+    described: Description,
+    log: TrainingLog,
+    seed: int,
+) -> dict[str, float]:
+    """The figures of a base model that reads the edits, logged before and after no training."""
+    tell(f"{model.language_model.name} reads each edit in its context: nothing is trained")
+    log.resume_at(-1)
+    first = _figures_before(model, _samples(folds, _SAMPLE, seed))
+    log.add(0, first)
+    stability = {name: first[name] for name in first if name.startswith("acc/")}
+    final = _final_figures(model, folds, seed)
+    log.finish(0, {**final, **stability, "best_step": 0})
+    with folder_aside(out) as aside:
+        write_description(aside, described)
+        log.publish(aside / "log.jsonl")
+    return {**final, **stability, "edit/exact_match_before": first["edit/exact_match_before"]}
+
+
+def _final_figures(
+    model: CounterfactualModel, folds: dict[str, list[Edit]], seed: int
+) -> dict[str, float]:
+    return {
+        figure: value
+        for fold, edits in _samples(folds, _FINAL_SAMPLE, seed).items()
+        for figure, value in edit_figures(model, edits, fold, rephrasings=3 * _SAMPLE).items()
+    }
+
+
 def _figures_before(model: CounterfactualModel, samples: dict[str, list[Edit]]) -> dict[str, float]:
     figures = edit_figures(model, samples["val"], "val")
     before = {
@@ -223,24 +276,34 @@ def _samples(folds: dict[str, list[Edit]], size: int, seed: int) -> dict[str, li
     return {name: Random(seed).sample(e, min(size, len(e))) for name, e in folds.items()}
 
 
-def _check(language_model: LanguageModel, edits: Sequence[Edit]) -> None:
+def _check(model: CounterfactualModel, edits: Sequence[Edit], config: CounterfactualConfig) -> None:
     """Every edit has an answer and fits the model, asked and stated in its longest wording,
-    before anything is trained."""
+    before anything is trained. A model that isn't trained has to have room to answer at once."""
     longest = [max((edit.prompt, *edit.rephrase_prompts), key=len) for edit in edits]
-    language_model.encode_pairs(
-        [
-            format_input(wording, edit.target_new, wording)
-            for edit, wording in zip(edits, longest, strict=True)
-        ],
-        [format_target(edit.target_new) for edit in edits],
-    )
+    texts = [
+        model.text(wording, edit.target_new, wording)
+        for edit, wording in zip(edits, longest, strict=True)
+    ]
+    targets = [format_target(edit.target_new) for edit in edits]
+    model.language_model.encode_pairs(texts, targets)
+    if model.in_context:
+        model.language_model.prompt_rows(texts, config.max_new_tokens)
 
 
 def _content_key(
-    training_set: Path, start_from: str, config: CounterfactualConfig, seed: int
+    training_set: Path,
+    start_from: str,
+    config: CounterfactualConfig,
+    seed: int,
+    described: Description,
 ) -> str:
     """What the weights depend on: data, starting model, settings (not how answers are made)."""
-    settings = config.model_dump(exclude={"max_new_tokens"})
+    unused = {name for name in type(config).model_fields if name.startswith("lora_")}
+    settings = config.model_dump(
+        exclude={"max_new_tokens"} | ({"kind", *unused} if config.kind == "finetuned" else set())
+    )
+    if described.chat_template:
+        settings["chat_template"] = True
     digest = hashlib.sha256(json.dumps([_FORMAT, seed, settings, start_from]).encode())
     folder = Path(start_from)
     files = sorted(f for f in folder.rglob("*") if f.is_file()) if folder.is_dir() else []

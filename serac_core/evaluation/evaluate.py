@@ -182,15 +182,19 @@ def _load_models(inputs: EvaluationInputs, params: Params, cache_dir: Path, say:
     from serac_core.counterfactual import CounterfactualModel
 
     name = params.models.base
-    base = LanguageModel.load(name)
+    chat = params.models.chat_template
+    base = LanguageModel.load(name, chat=chat)
+    identity = model_identity(name, base.model.device.type)
+    if identity is not None and base.chat is not None:
+        identity += " chat"
     answers = BaseAnswers(
         base,
         max_new_tokens=params.counterfactual.max_new_tokens,
         cache_dir=cache_dir,
-        identity=model_identity(name, base.model.device.type),
+        identity=identity,
         say=say,
     )
-    counterfactual = CounterfactualModel.load(inputs.counterfactual)
+    counterfactual = CounterfactualModel.load(inputs.counterfactual, chat=chat, base=base)
     return Models(base, answers, counterfactual, params.counterfactual.max_new_tokens)
 
 
