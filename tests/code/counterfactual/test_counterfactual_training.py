@@ -131,11 +131,14 @@ train(training_set, start, out, CounterfactualConfig.model_validate_json(config)
 """
 
 
+@pytest.mark.parametrize(
+    ("family", "kind"), [("lfm2", {}), ("t5", {"kind": "lora", "lora_dropout": 0.2})]
+)
 def test_killed_and_started_again_it_ends_as_the_unbroken_run(
-    tiny: Tiny, training_set: Path, tmp_path: Path
+    tiny: Tiny, training_set: Path, tmp_path: Path, family: str, kind: dict[str, Any]
 ) -> None:
-    config = settings(max_steps=60, checkpoint_every=10, patience=99)
-    start = str(tiny("lfm2"))
+    config = settings(max_steps=60, checkpoint_every=10, patience=99, **kind)
+    start = str(tiny(family))
     train(training_set, start, tmp_path / "unbroken", config, cache_dir=tmp_path / "c1")
     out, cache = tmp_path / "broken", tmp_path / "c2"
     arguments = [str(training_set), start, str(out), str(cache), config.model_dump_json()]

@@ -11,11 +11,17 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from serac_core.cli import main
-from serac_core.edits import UnreadableEdits, read_edit_set, read_edits
+from serac_core.config import ModelsConfig
+from serac_core.edits import RawRecord, UnreadableEdits, read_edit_set, read_edits
 from serac_core.edits.change import UnknownEdit
 from serac_core.edits.cli import OutputExists, edits_app
-from serac_core.edits.token_limits import MissingModel, load_token_limit
-from serac_core.edits.validation import InvalidEdits
+from serac_core.edits.token_limits import (
+    MissingModel,
+    TokenLimit,
+    load_token_limit,
+    load_token_limits,
+)
+from serac_core.edits.validation import InvalidEdits, find_violations
 
 # Written by hand: key order and spacing that writing anew would change.
 FIRST = b'{"target_new":"Ann",   "prompt":"Who leads Fen?","id":"a","subject":"Fen"}\n'
@@ -183,11 +189,10 @@ def test_the_packaged_encoder_reads_256_tokens() -> None:
     assert limit.count(["Who leads Fen?", "word " * 400]) == [6, 402]
 
 
-def test_a_base_model_limits_prompt_and_answer_by_its_own_tokens(tmp_path: Path) -> None:
+@pytest.fixture
+def reads_64_bytes(tmp_path: Path) -> Path:
+    """The folder of a model whose tokens are bytes."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-
-    from serac_core.edits import RawRecord
-    from serac_core.edits.validation import find_violations
 
     folder = tmp_path / "base"
     folder.mkdir()
@@ -197,14 +202,43 @@ def test_a_base_model_limits_prompt_and_answer_by_its_own_tokens(tmp_path: Path)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "config.json").write_text('{"max_position_embeddings": 64}')
-    base = load_token_limit(str(folder), "models.base")
-    counterfactual = load_token_limit(str(folder), "models.counterfactual")
-    assert base is not None
-    assert counterfactual is not None
-    fits, read_twice, too_long = "p" * 10, "q" * 30, "r" * 62
+    return folder
+
+
+def too_long(limit: TokenLimit | None, *prompts: str) -> list[str]:
+    """The prompts of edits to `abc` that a limit refuses."""
+    assert limit is not None
     raw = [
-        RawRecord(n, {"id": text[0], "prompt": text, "target_new": "abc"})
-        for n, text in enumerate((fits, read_twice, too_long), start=1)
+        RawRecord(n, {"id": str(n), "prompt": text, "target_new": "abc"})
+        for n, text in enumerate(prompts)
     ]
-    assert [v.id for v in find_violations(raw, [base]).violations] == ["r"]
-    assert [v.id for v in find_violations(raw, [counterfactual]).violations] == ["q", "r"]
+    return [prompts[int(found.id or "")] for found in find_violations(raw, [limit]).violations]
+
+
+def test_a_base_model_limits_prompt_and_answer_by_its_own_tokens(reads_64_bytes: Path) -> None:
+    base = load_token_limit(str(reads_64_bytes), "models.base")
+    counterfactual = load_token_limit(str(reads_64_bytes), "models.counterfactual")
+    prompts = ("p" * 10, "q" * 30, "r" * 62)
+    assert too_long(base, *prompts) == ["r" * 62]
+    assert too_long(counterfactual, *prompts) == ["q" * 30, "r" * 62]
+
+
+def test_a_base_that_reads_edits_in_its_context_is_the_one_that_limits_them(
+    reads_64_bytes: Path,
+) -> None:
+    models = ModelsConfig(base=str(reads_64_bytes), counterfactual="no/such/folder")
+    _, base, in_context = load_token_limits(models, in_context=True)
+    assert too_long(in_context, "p" * 20, "q" * 24) == ["q" * 24]
+    assert too_long(base, "q" * 24) == []
+    with pytest.raises(MissingModel, match=r"models\.counterfactual"):
+        load_token_limits(models)
+
+
+def test_what_a_chat_template_adds_is_not_there_for_the_text(reads_64_bytes: Path) -> None:
+    template = "{% for m in messages %}[user] {{ m['content'] }}{% endfor %} [model]"
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": template}
+    (reads_64_bytes / "tokenizer_config.json").write_text(json.dumps(settings))
+    left = "p" * (64 - len("[user]  [model]") - len(" abc"))
+    chat = load_token_limit(str(reads_64_bytes), "models.base", "auto")
+    assert too_long(chat, left, left + "p") == [left + "p"]
+    assert too_long(load_token_limit(str(reads_64_bytes), "models.base", "never"), left + "p") == []
