@@ -20,9 +20,16 @@ from serac_core.base import (
     UnreadableModel,
     VocabularyMismatch,
 )
-from serac_core.base.loading import UnknownDevice
+from serac_core.base.loading import UnknownDevice, check_pretrained
 
 Tiny = Callable[[str], Path]
+
+
+@pytest.fixture(params=[LanguageModel.load, check_pretrained], ids=["loaded", "checked"])
+def look_at(request: pytest.FixtureRequest) -> Callable[[Path], object]:
+    """Loading a model, and looking at it without its weights, find the same faults."""
+    found: Callable[[Path], object] = request.param
+    return found
 
 
 @pytest.fixture
@@ -71,14 +78,17 @@ def test_a_relative_path_below_a_folder_here_is_no_hub_id(
         LanguageModel.load("data/demo_model")
 
 
-def test_no_tokenizer(copied: Path) -> None:
+def test_no_tokenizer(copied: Path, look_at: Callable[[Path], object]) -> None:
+    look_at(copied)
     for file in copied.glob("tokenizer*"):
         file.unlink()
     with pytest.raises(MissingTokenizer, match=str(copied)):
-        LanguageModel.load(copied)
+        look_at(copied)
 
 
-def test_padding_falls_back_to_the_end_token_and_without_one_is_refused(copied: Path) -> None:
+def test_padding_falls_back_to_the_end_token_and_without_one_is_refused(
+    copied: Path, look_at: Callable[[Path], object]
+) -> None:
     assert LanguageModel.load(copied).tokenizer.pad_token == "</s>"
     file = copied / "tokenizer_config.json"
     settings = json.loads(file.read_text())
@@ -86,15 +96,17 @@ def test_padding_falls_back_to_the_end_token_and_without_one_is_refused(copied: 
         settings.pop(name, None)
     file.write_text(json.dumps(settings))
     with pytest.raises(MissingPadToken):
-        LanguageModel.load(copied)
+        look_at(copied)
 
 
-def test_a_tokenizer_with_tokens_that_the_model_lacks(copied: Path) -> None:
+def test_a_tokenizer_with_tokens_that_the_model_lacks(
+    copied: Path, look_at: Callable[[Path], object]
+) -> None:
     tokenizer = make_tokenizer("llama")
     tokenizer.add_tokens(["<one>", "<two>"])
     tokenizer.save_pretrained(copied)
     with pytest.raises(VocabularyMismatch, match=f"{len(tokenizer)} tokens"):
-        LanguageModel.load(copied)
+        look_at(copied)
 
 
 def test_weights_that_are_damaged_or_of_no_language_model(copied: Path, tmp_path: Path) -> None:

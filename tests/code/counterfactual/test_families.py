@@ -22,11 +22,12 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "scope"))
 from tiny_encoder import graph, tokenizer_text
 
 from serac_core.base import LanguageModel
-from serac_core.config import load_params
+from serac_core.config import Params, load_params
 from serac_core.counterfactual.cli import answer, train_counterfactual
 from serac_core.editing import EditedModel
 from serac_core.edits import Edit, write_edits
 from serac_core.evaluation.cli import evaluate
+from serac_core.evaluation.evaluate import EvaluationInputs, _load_models
 from serac_core.evaluation.items import read_items
 from serac_core.release.cli import package
 from serac_core.release.manifest import verify_release, write_manifest
@@ -192,3 +193,17 @@ def test_a_release_from_before_chat_templates_were_honoured_answers_as_it_did(
     put_together(str(folder), {"models": models})
     edited = EditedModel.load("release")
     assert edited.base.chat is None and edited.counterfactual.language_model.chat is None
+
+
+def test_what_a_base_said_to_plain_text_is_not_what_it_says_in_its_turn(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    """The cache of base answers tells the one from the other."""
+    folder = str(tiny("gpt2", "chatml"))
+    inputs = EvaluationInputs(counterfactual=Path(folder))
+    for use in ("always", "never", "auto"):
+        models = {"base": folder, "chat_template": use}
+        params = Params.model_validate({"models": models, "counterfactual": {"max_new_tokens": 6}})
+        loaded = _load_models(inputs, params, tmp_path, lambda line: None)
+        assert loaded.base_answers.answers(OUTSIDE) == loaded.base.generate(OUTSIDE, 6)
+    assert len(list(tmp_path.rglob("*.json"))) == 2
