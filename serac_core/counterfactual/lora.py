@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from serac_core.config import CounterfactualConfig
@@ -44,7 +45,9 @@ def adapt(network: Any, config: CounterfactualConfig, name: str) -> PeftModel:
         target_modules=None if targets == "library" else targets,  # None: peft's own choice
     )
     try:
-        return get_peft_model(network, settings)
+        with warnings.catch_warnings():  # GPT-2's layers are transposed, which peft sees and says
+            warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")
+            return get_peft_model(network, settings)
     except ValueError as error:
         raise NothingToAdapt(
             f"{name}: no layer for LoRA to adapt (counterfactual.lora_target {targets!r}): {error}",

@@ -129,7 +129,7 @@ def test_a_model_without_layers_to_adapt_is_refused_before_training(
     assert not (tmp_path / "out").exists() and not (tmp_path / "cache").exists()
 
 
-@pytest.mark.parametrize(("family", "chat"), [("llama", ""), ("gpt2", "chatml"), ("bart", "")])
+@pytest.mark.parametrize(("family", "chat"), [("llama", ""), ("gpt2", "llama2"), ("bart", "")])
 def test_in_context_trains_nothing_and_answers_with_the_base_that_is_there(
     tiny: Tiny, training_set: Path, tmp_path: Path, edits: list[Edit], family: str, chat: str
 ) -> None:
@@ -213,7 +213,7 @@ def long_target(start: Path, edits: list[Edit]) -> None:
 
 def long_context(start: Path, edits: list[Edit]) -> None:
     """The query alone, and the edit alone, would fit."""
-    edits[0] = edits[0].model_copy(update={"prompt": "capital " * 50})
+    edits[0] = edits[0].model_copy(update={"prompt": "capital " * 60})
 
 
 def no_tokenizer(start: Path, edits: list[Edit]) -> None:
