@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from serac_core.edits.jsonl import read_edits
 from serac_core.edits.record import Edit, normalize_text
 from serac_core.edits.yes_no import YES, rephrasings_of, yes_no_questions
-from serac_core.evaluation.base_answers import BaseAnswers, model_identity
 from serac_core.evaluation.items import Item, Question, questions_of
 from serac_core.evaluation.metrics import compute_metrics
 from serac_core.evaluation.scoring import Models, score_questions
@@ -37,31 +36,6 @@ class DecidedRouter:
         new = [query for query in dict.fromkeys(queries) if query not in self._known]
         self._known.update(zip(new, self._router.route(new), strict=True))
         return [self._known[query] for query in queries]
-
-
-def load_models(
-    release: Path, base: str, *, max_new_tokens: int, cache_dir: Path, say: Say
-) -> Models:
-    """The models that answer for a release.
-
-    Raises
-    ------
-    SeracError
-        As :func:`serac_core.base.loading.load_pretrained`.
-    """
-    from serac_core.base import LanguageModel
-    from serac_core.counterfactual import CounterfactualModel
-
-    model = LanguageModel.load(base)
-    answers = BaseAnswers(
-        model,
-        max_new_tokens=max_new_tokens,
-        cache_dir=cache_dir,
-        identity=model_identity(base, model.model.device.type),
-        say=say,
-    )
-    counterfactual = CounterfactualModel.load(release / "counterfactual")
-    return Models(model, answers, counterfactual, max_new_tokens)
 
 
 def trained_targets(release: Path) -> set[str] | None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from serac_core.config import Params
 from serac_core.edits.atomic import write_atomically
 from serac_core.edits.jsonl import read_active_edits
 from serac_core.edits.record import Edit
@@ -24,11 +25,11 @@ from serac_core.errors import SeracError
 from serac_core.evaluation.answered import (
     DecidedRouter,
     answer_questions,
-    load_models,
     questions_to_answer,
     trained_targets,
 )
 from serac_core.evaluation.plots import draw_answers, draw_quality
+from serac_core.evaluation.scoring import load_models
 from serac_core.progress import Say, in_chunks
 from serac_core.scope.same_fact import Concerns, SameFact
 from serac_core.scope.subject import said_of
@@ -87,7 +88,7 @@ def benchmark_quality(
     seed: int = 17,
     answers: int = 0,
     base: str | None = None,
-    max_new_tokens: int = 24,
+    params: Params | None = None,
     cache_dir: str | Path = ".serac/cache",
     say: Say = lambda line: None,
 ) -> dict[str, Any]:
@@ -103,8 +104,12 @@ def benchmark_quality(
     traffic:
         Queries that no edit is meant by, asked at every size.
     answers:
-        How many of the edits at each size, and of the traffic, are answered too; with `base` and
-        the release's counterfactual model.
+        How many of the edits at each size, and of the traffic, are answered too, by the release's
+        counterfactual model and the base.
+    base:
+        Instead of the base model of the settings.
+    params:
+        The settings, as far as answers go; as they are without a file, if None.
 
     Returns
     -------
@@ -140,10 +145,9 @@ def benchmark_quality(
     facts = SameFact([*asked, *filling])
     concerns = Concerns([*asked, *filling])
     models = targets = None
-    if answers and base is not None:
-        models = load_models(
-            release, base, max_new_tokens=max_new_tokens, cache_dir=Path(cache_dir), say=say
-        )
+    if answers:
+        folder = release / "counterfactual"
+        models = load_models(folder, params or Params(), Path(cache_dir), say, base=base)
         targets = trained_targets(release)
     answered: dict[str, dict[str, Any]] = {}
     items: list[str] = []

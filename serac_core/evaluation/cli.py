@@ -175,8 +175,8 @@ def benchmark_quality(
         provider=provider,
         seed=seed,
         answers=answers,
-        base=(base or settings.models.base) if settings else None,
-        max_new_tokens=settings.counterfactual.max_new_tokens if settings else 24,
+        base=base,
+        params=settings,
         cache_dir=cache_dir,
         say=tell,
     )

@@ -18,11 +18,10 @@ from serac_core.evaluation.agreement import (
     compare_routing,
     near_threshold,
 )
-from serac_core.evaluation.base_answers import BaseAnswers, model_identity
 from serac_core.evaluation.items import Item, questions_of, read_traffic, write_items
 from serac_core.evaluation.metrics import FoldScores, compute_metrics
 from serac_core.evaluation.plots import write_plots
-from serac_core.evaluation.scoring import Models, score_fold, score_questions
+from serac_core.evaluation.scoring import load_models, score_fold, score_questions
 from serac_core.progress import Say
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ def evaluate_model(
     thresholds = read_thresholds(inputs.calibration)
     served_at = thresholds[SERVED_VARIANT]
     encoder = OnnxEncoder.load(inputs.encoder, SERVED_VARIANT)
-    models = _load_models(inputs, params, cache_dir, say)
+    models = load_models(inputs.counterfactual, params, cache_dir, say)
 
     folds: dict[str, FoldScores] = {}
     for fold in ("train", "val"):
@@ -132,7 +131,7 @@ def evaluate_live(
 
     served_at = read_thresholds(inputs.calibration)[SERVED_VARIANT]
     encoder = OnnxEncoder.load(inputs.encoder, SERVED_VARIANT)
-    models = _load_models(inputs, params, cache_dir, say)
+    models = load_models(inputs.counterfactual, params, cache_dir, say)
     edits = read_edits(inputs.live_edits)
     questions = questions_of(edits, "live")
     say(f"live: {len(edits)} edits in memory, {len(questions)} questions")
@@ -175,27 +174,6 @@ def _remembering(encoder: Encoder, edits: Sequence[Edit], found: Thresholds) -> 
 
     encoder = RememberingEncoder(encoder)
     return _router(encoder, EditMemory.build(edits, encoder, batch_size=64), found)
-
-
-def _load_models(inputs: EvaluationInputs, params: Params, cache_dir: Path, say: Say) -> Models:
-    from serac_core.base import LanguageModel
-    from serac_core.counterfactual import CounterfactualModel
-
-    name = params.models.base
-    chat = params.models.chat_template
-    base = LanguageModel.load(name, chat=chat)
-    identity = model_identity(name, base.model.device.type)
-    if identity is not None and base.chat is not None:
-        identity += " chat"
-    answers = BaseAnswers(
-        base,
-        max_new_tokens=params.counterfactual.max_new_tokens,
-        cache_dir=cache_dir,
-        identity=identity,
-        say=say,
-    )
-    counterfactual = CounterfactualModel.load(inputs.counterfactual, chat=chat, base=base)
-    return Models(base, answers, counterfactual, params.counterfactual.max_new_tokens)
 
 
 def _write(

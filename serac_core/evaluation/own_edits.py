@@ -133,13 +133,16 @@ def train_on_edits(
     if answers:
         from serac_core.counterfactual.training import train as train_counterfactual
 
+        config = params.own_edits.counterfactual
+        in_context = config.kind == "in-context"
         train_counterfactual(
             training,
-            params.models.counterfactual,
+            params.models.base if in_context else params.models.counterfactual,
             out / "counterfactual",
-            params.own_edits.counterfactual,
+            config,
             seed=params.seed,
             cache_dir=cache_dir,
+            chat=params.models.chat_template,
         )
     return out
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from serac_core.config import Params
 from serac_core.edits.record import Edit
-from serac_core.evaluation.base_answers import BaseAnswers
+from serac_core.evaluation.base_answers import BaseAnswers, model_identity
 from serac_core.evaluation.items import Item, Question, same_answer
 from serac_core.evaluation.metrics import FoldScores
 from serac_core.progress import Say, in_chunks
@@ -30,6 +32,40 @@ class Models:
     base_answers: BaseAnswers
     counterfactual: CounterfactualModel
     max_new_tokens: int = 24
+
+
+def load_models(
+    counterfactual: Path, params: Params, cache_dir: Path, say: Say, *, base: str | None = None
+) -> Models:
+    """The models of an evaluation.
+
+    Parameters
+    ----------
+    counterfactual:
+        The counterfactual model's folder.
+    base:
+        Instead of `models.base`.
+
+    Raises
+    ------
+    SeracError
+        As :func:`serac_core.base.loading.load_pretrained`.
+    """
+    from serac_core.base import LanguageModel
+    from serac_core.counterfactual import CounterfactualModel
+
+    name = base or params.models.base
+    chat = params.models.chat_template
+    model = LanguageModel.load(name, chat=chat)
+    identity = model_identity(name, model.model.device.type)
+    if identity is not None and model.chat is not None:
+        identity += " chat"
+    longest = params.counterfactual.max_new_tokens
+    answers = BaseAnswers(
+        model, max_new_tokens=longest, cache_dir=cache_dir, identity=identity, say=say
+    )
+    answering = CounterfactualModel.load(counterfactual, chat=chat, base=model)
+    return Models(model, answers, answering, longest)
 
 
 def score_questions(

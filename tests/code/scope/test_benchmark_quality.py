@@ -176,7 +176,6 @@ def test_what_is_answered_is_scored_beside_the_routes(
         traffic=["what is the weather ?", "hello"],
         answers=2,
         base=str(folder / "base"),
-        max_new_tokens=4,
         cache_dir=tmp_path / "cache",
     )
     both = metrics["answers"]["2"]
