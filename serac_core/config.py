@@ -118,6 +118,34 @@ class CounterfactualConfig(_Section):
         description="Layers to adapt: all linear ones but the head, the choice of peft for the "
         "architecture (`library`), or names that theirs end in.",
     )
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto",
+        description="What training multiplies in (the weights stay float32): auto takes bfloat16 "
+        "where the processor has it; float16 needs CUDA.",
+    )
+    gradient_accumulation: int = Field(
+        1,
+        ge=1,
+        description="Parts that a step's batch is computed in: more need less memory, the step "
+        "stays the same.",
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="Compute activations again in the backward pass instead of keeping them."
+    )
+    processes: int = Field(
+        1,
+        ge=1,
+        description="Processes of this machine that share each step's batch, a GPU each; where a "
+        "launcher started the training (accelerate launch, torchrun), it decides.",
+    )
+    process_timeout: int = Field(
+        1800, ge=1, description="Seconds after which a process that waits for another gives up."
+    )
+    loader_workers: Literal["auto"] | int = Field(
+        "auto",
+        description="Processes that make batches ahead of time; auto: one where a GPU trains, "
+        "none where a CPU does.",
+    )
 
 
 class ExportConfig(_Section):

@@ -244,16 +244,19 @@ class LanguageModel:
             pairs.append(pair)
         return pairs
 
-    def collate(self, pairs: Sequence[EncodedPair]) -> dict[str, torch.Tensor]:
+    def collate(
+        self, pairs: Sequence[EncodedPair], device: str | None = None
+    ) -> dict[str, torch.Tensor]:
         """The model's inputs (right-padded and masked, which no causal row can see) and `labels`.
 
         `labels` is (B, K), -100 where nothing is to be predicted; for a causal model its K
-        columns are the last of the row's, as :func:`answer_logits` returns their logits.
+        columns are the last of the row's, as :func:`answer_logits` returns their logits. All lie
+        on `device`, or else where the model does.
         """
         pad = self.tokenizer.pad_token_id
         if self.is_encoder_decoder:
-            ids_BT, mask_BT = self._pad([pair.prompt for pair in pairs], pad, left=False)
-            labels_BK, _ = self._pad([pair.answer for pair in pairs], -100, left=False)
+            ids_BT, mask_BT = self._pad([pair.prompt for pair in pairs], pad, device)
+            labels_BK, _ = self._pad([pair.answer for pair in pairs], -100, device)
             shift = self.model.prepare_decoder_input_ids_from_labels
             return {
                 "input_ids": ids_BT,
@@ -261,9 +264,9 @@ class LanguageModel:
                 "decoder_input_ids": shift(labels=labels_BK),
                 "labels": labels_BK,
             }
-        ids_BT, mask_BT = self._pad([p.prompt + p.answer for p in pairs], pad, left=False)
+        ids_BT, mask_BT = self._pad([p.prompt + p.answer for p in pairs], pad, device)
         masked = [[-100] * len(p.prompt) + p.answer for p in pairs]
-        labels_BT, _ = self._pad(masked, -100, left=False)
+        labels_BT, _ = self._pad(masked, -100, device)
         first = min(len(pair.prompt) for pair in pairs)
         return {"input_ids": ids_BT, "attention_mask": mask_BT, "labels": labels_BT[:, first:]}
 
@@ -399,9 +402,14 @@ class LanguageModel:
             )
 
     def _pad(
-        self, rows: Sequence[list[int]], filler: int, *, left: bool
+        self,
+        rows: Sequence[list[int]],
+        filler: int,
+        device: str | None = None,
+        *,
+        left: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rows and their mask as (B, T) tensors on the model's device."""
+        """Rows and their mask as (B, T) tensors on the device, or else the model's."""
         import torch
 
         width = max(map(len, rows))
@@ -413,8 +421,8 @@ class LanguageModel:
             [0] * g + [1] * len(r) if left else [1] * len(r) + [0] * g
             for r, g in zip(rows, gaps, strict=True)
         ]
-        device = self.model.device
-        return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+        where = device or self.model.device
+        return torch.tensor(ids, device=where), torch.tensor(mask, device=where)
 
 
 def answer_logits(model: Any, inputs: dict[str, torch.Tensor], answer_columns: int) -> torch.Tensor:

@@ -65,6 +65,7 @@ def train_counterfactual(
 ) -> None:
     """Train the counterfactual model; goes on where an interrupted run stopped."""
     from serac_core.base.loading import check_pretrained
+    from serac_core.counterfactual.processes import is_main_process
     from serac_core.counterfactual.training import train
 
     settings = load_params(params)
@@ -80,6 +81,8 @@ def train_counterfactual(
         device=device,
         chat=models.chat_template,
     )
+    if not is_main_process():
+        return
     if as_json:
         _print_json(figures)
         return

@@ -26,6 +26,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 from statistics import fmean
+from typing import TYPE_CHECKING
 
 from serac_core.base.chat import ChatUse
 from serac_core.base.language_model import LanguageModel
@@ -35,6 +36,7 @@ from serac_core.counterfactual.description import Description, write_description
 from serac_core.counterfactual.examples import TrainingExamples
 from serac_core.counterfactual.lora import adapt
 from serac_core.counterfactual.model import CounterfactualModel, format_target
+from serac_core.counterfactual.processes import join, launch
 from serac_core.counterfactual.training_log import TrainingLog
 from serac_core.edits.atomic import folder_aside
 from serac_core.edits.jsonl import read_edits
@@ -43,9 +45,25 @@ from serac_core.edits.yes_no import rephrasings_of, yes_no_questions
 from serac_core.errors import SeracError
 from serac_core.progress import tell
 
+if TYPE_CHECKING:
+    import torch
+    from transformers import TrainerState
+
 _FORMAT = 3  # of the examples and of the input; part of the key of the checkpoints
 _SAMPLE = 100  # edits, rephrasings and probes of a fold that are measured while training
 _FINAL_SAMPLE = 1000  # edits of a fold that are measured at the end; the evaluation takes all
+# They add a step's numbers up in another order and change nothing else. So a training that ran
+# out of memory, or moves to a machine with other GPUs, goes on from its checkpoints under new
+# ones. Not among them: `precision`, which rounds every product.
+_HOW_A_STEP_IS_COMPUTED = frozenset(
+    {
+        "gradient_accumulation",
+        "gradient_checkpointing",
+        "loader_workers",
+        "process_timeout",
+        "processes",
+    }
+)
 
 
 class EmptyTrainingSet(SeracError):
@@ -69,6 +87,10 @@ def train(
     last checkpoint in `<cache_dir>/counterfactual-<key>` and ends with the same weights. The
     weights with the best `edit/acc_val` are kept, stored in the type that they came in.
 
+    Called in several processes by a launcher (`accelerate launch`, `torchrun`), or with
+    `config.processes` above one, it shares each step's batch among them: the global batch, its
+    order and what the loss is divided by stay the same. The main process alone writes.
+
     Parameters
     ----------
     training_set:
@@ -89,15 +111,29 @@ def train(
 
     Raises
     ------
-    UnreadableEdits, EmptyTrainingSet, EmptyTarget, TextTooLong, NothingToAdapt,
-    NonFiniteTraining, UnwritableOutput
-        And what loading a :class:`LanguageModel` raises; all but
-        `NonFiniteTraining` and `UnwritableOutput` before any training.
+    UnreadableEdits, EmptyTrainingSet, EmptyTarget, TextTooLong, NothingToAdapt, UnevenBatch,
+    PrecisionUnavailable, NoGradientCheckpointing, UnsupportedLaunch
+        And what loading a :class:`LanguageModel` raises: before any training.
+    NonFiniteTraining, OutOfMemory, LauncherGone, ProcessesFailed, UnwritableOutput
     """
     from transformers import set_seed
 
     from serac_core.counterfactual.trainer import CounterfactualTrainer
 
+    processes = join(device, config.process_timeout)
+    if processes.count == 1 and config.processes > 1:
+        request = {
+            "training_set": str(training_set),
+            "start_from": start_from,
+            "out": str(out),
+            "config": config.model_dump(),
+            "seed": seed,
+            "cache_dir": str(cache_dir),
+            "device": device,
+            "chat": chat,
+        }
+        return launch(config.processes, request)
+    device = str(processes.device or device)
     folds = {name: _read_fold(Path(training_set) / f"{name}.jsonl") for name in ("train", "val")}
     if config.kind == "in-context":
         model = CounterfactualModel(
@@ -115,10 +151,12 @@ def train(
         return _measure_in_context(model, folds, out, described, log, seed)
     kept_dtype = stored_dtype(start_from)
     log = TrainingLog(folder / "log.jsonl", config.max_steps)
-    tell(
-        f"counterfactual model from {start_from} on {model.language_model.model.device}, "
-        f"{len(folds['train'])} edits; checkpoints and log in {folder}"
-    )
+    if processes.is_main:
+        together = f" in {processes.count} processes" if processes.count > 1 else ""
+        tell(
+            f"counterfactual model from {start_from} on {model.language_model.model.device}"
+            f"{together}, {len(folds['train'])} edits; checkpoints and log in {folder}"
+        )
 
     set_seed(seed)
     network = model.language_model.model
@@ -149,25 +187,46 @@ def train(
         folder=folder,
         log=log,
         measure=measure,
+        processes=processes,
     )
     checkpoint = trainer.newest_checkpoint()
-    before = next((line for line in log.read() if line["step"] == 0), None)
-    if before is None or checkpoint is None:
-        log.resume_at(-1)
-        log.add(0, _figures_before(model, samples))
-    if checkpoint is not None:
-        tell(f"resuming from {checkpoint}")
+    if processes.is_main:
+        before = next((line for line in log.read() if line["step"] == 0), None)
+        if before is None or checkpoint is None:
+            log.resume_at(-1)
+            log.add(0, _figures_before(model, samples))
+        if checkpoint is not None:
+            tell(f"resuming from {checkpoint}")
+    processes.wait()
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
-    if trained is not network:
-        trained.merge_and_unload()
+    def keep() -> dict[str, float]:
+        if trained is not network:
+            trained.merge_and_unload()
+        return _keep(model, kept_dtype, folds, seed, described, log, trainer.state, Path(out))
+
+    return processes.from_main(keep)
+
+
+def _keep(
+    model: CounterfactualModel,
+    kept_dtype: torch.dtype,
+    folds: dict[str, list[Edit]],
+    seed: int,
+    described: Description,
+    log: TrainingLog,
+    state: TrainerState,
+    out: Path,
+) -> dict[str, float]:
+    """Write the folder, and return the figures of the weights as they are stored."""
+    network = model.language_model.model
     for parameter in network.parameters():  # as they will be read back
         parameter.data = parameter.data.to(kept_dtype).float()
     final = _final_figures(model, folds, seed)
     first = next(line for line in log.read() if line["step"] == 0)
     stability = {name: first[name] for name in first if name.startswith("acc/")}
-    last_step = trainer.state.best_global_step or trainer.state.global_step
-    log.finish(trainer.state.global_step, {**final, **stability, "best_step": last_step})
+    last_step = state.best_global_step or state.global_step
+    log.finish(state.global_step, {**final, **stability, "best_step": last_step})
     with folder_aside(out) as aside:
         network.to(kept_dtype).save_pretrained(aside)
         model.language_model.tokenizer.save_pretrained(aside)
@@ -299,9 +358,8 @@ def _content_key(
 ) -> str:
     """What the weights depend on: data, starting model, settings (not how answers are made)."""
     unused = {name for name in type(config).model_fields if name.startswith("lora_")}
-    settings = config.model_dump(
-        exclude={"max_new_tokens"} | ({"kind", *unused} if config.kind == "finetuned" else set())
-    )
+    unused = {"kind", *unused} if config.kind == "finetuned" else set()
+    settings = config.model_dump(exclude={"max_new_tokens", *_HOW_A_STEP_IS_COMPUTED, *unused})
     if described.chat_template:
         settings["chat_template"] = True
     digest = hashlib.sha256(json.dumps([_FORMAT, seed, settings, start_from]).encode())
