@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 
 from serac_core.errors import SeracError
 
@@ -141,7 +141,7 @@ class CounterfactualConfig(_Section):
     process_timeout: int = Field(
         1800, ge=1, description="Seconds after which a process that waits for another gives up."
     )
-    loader_workers: Literal["auto"] | int = Field(
+    loader_workers: Literal["auto"] | NonNegativeInt = Field(
         "auto",
         description="Processes that make batches ahead of time; auto: one where a GPU trains, "
         "none where a CPU does.",

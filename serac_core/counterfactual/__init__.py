@@ -15,7 +15,8 @@ if TYPE_CHECKING:
         format_in_context,
         format_input,
     )
-    from serac_core.counterfactual.trainer import NonFiniteTraining
+    from serac_core.counterfactual.processes import UnevenBatch
+    from serac_core.counterfactual.trainer import NonFiniteTraining, OutOfMemory
     from serac_core.counterfactual.training import EmptyTrainingSet, train
 
 _HOMES = {
@@ -26,6 +27,8 @@ _HOMES = {
     "NothingToAdapt": "lora",
     "UnreadableCounterfactual": "description",
     "format_in_context": "model",
+    "OutOfMemory": "trainer",
+    "UnevenBatch": "processes",
     "format_input": "model",
     "train": "training",
 }
@@ -36,6 +39,8 @@ __all__ = [
     "MissingBaseModel",
     "NonFiniteTraining",
     "NothingToAdapt",
+    "OutOfMemory",
+    "UnevenBatch",
     "UnreadableCounterfactual",
     "format_in_context",
     "format_input",

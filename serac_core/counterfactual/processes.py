@@ -59,7 +59,7 @@ class Processes:
 
     count: int
     index: int
-    device: torch.device | None
+    device: str | None
     launcher: int
 
     @property
@@ -159,7 +159,8 @@ def join(device: Device, timeout: float) -> Processes:
     state = PartialState(cpu=on_cpu, timeout=timedelta(seconds=timeout))
     if state.num_processes == 1:
         return Processes(1, 0, None, launcher)
-    return Processes(state.num_processes, state.process_index, state.device, launcher)
+    own = "cpu" if on_cpu else str(state.device)
+    return Processes(state.num_processes, state.process_index, own, launcher)
 
 
 def is_main_process() -> bool:

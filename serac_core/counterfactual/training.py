@@ -133,7 +133,7 @@ def train(
             "chat": chat,
         }
         return launch(config.processes, request)
-    device = str(processes.device or device)
+    device = processes.device or device
     folds = {name: _read_fold(Path(training_set) / f"{name}.jsonl") for name in ("train", "val")}
     if config.kind == "in-context":
         model = CounterfactualModel(

@@ -44,6 +44,7 @@ def test_a_classifier_for_own_edits_has_every_setting_of_the_others() -> None:
         ("scope: {epochs: 3}\n", "scope.epochs"),
         ("scope: {batch_size: 1}\n", "scope.batch_size"),
         ("export: {variants: [fp64]}\n", "export.variants"),
+        ("counterfactual: {precision: int8}\n", "counterfactual.precision"),
         ("seed: -1\n", "got -1"),
         ("seed: [\n", "not readable as YAML"),
     ],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -195,21 +195,21 @@ def test_the_part_whose_loss_is_not_finite_is_the_one_named(
 
 
 @pytest.fixture
-def layer_passes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """Passes through the decoder's first layer while training."""
+def layer_passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Passes through the first layer's attention while training."""
     passes: list[int] = []
     real = LanguageModel.load.__func__  # type: ignore[attr-defined]
 
     def load(cls: type[LanguageModel], *args: Any) -> LanguageModel:
         model: LanguageModel = real(cls, *args)
-        layer = model.model.get_decoder().layers[0]
-        layer.register_forward_pre_hook(  # a second pass ends early, before its end
-            lambda *_: passes.append(1) if model.model.training else None,
+        attention = model.model.get_decoder().layers[0].self_attn  # inside what is computed again
+        attention.register_forward_pre_hook(
+            lambda *_: passes.append(1) if model.model.training else None
         )
         return model
 
     monkeypatch.setattr(LanguageModel, "load", classmethod(load))
-    yield passes
+    return passes
 
 
 def test_gradient_checkpointing_computes_twice_and_changes_nothing(

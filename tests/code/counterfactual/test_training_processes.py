@@ -13,7 +13,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-import torch
 from test_counterfactual_training import digests, log_of
 from test_training_memory import assert_trained_alike, losses, settings
 
@@ -34,9 +33,9 @@ def environment() -> dict[str, str]:
 
 @pytest.fixture
 def together(tiny: Tiny, training_set: Path, tmp_path: Path) -> Path:
-    """What two processes make of twelve steps."""
+    """What two processes make of forty steps."""
     out = tmp_path / "together"
-    config = settings(max_steps=12, checkpoint_every=2, patience=99, processes=2)
+    config = settings(max_steps=40, checkpoint_every=4, patience=99, processes=2)
     figures = train(training_set, str(tiny("lfm2")), out, config, cache_dir=tmp_path / "c2")
     assert figures["edit/acc_val"] == log_of(out)[-1]["edit/acc_val"]
     return out
@@ -46,7 +45,7 @@ def test_two_processes_train_as_one_does(
     tiny: Tiny, training_set: Path, tmp_path: Path, together: Path
 ) -> None:
     alone = tmp_path / "alone"
-    config = settings(max_steps=12, checkpoint_every=2, patience=99)
+    config = settings(max_steps=40, checkpoint_every=4, patience=99)
     train(training_set, str(tiny("lfm2")), alone, config, cache_dir=tmp_path / "c1")
     assert losses(together) == pytest.approx(losses(alone), rel=1e-3)
     assert_trained_alike(together, alone)
@@ -63,7 +62,7 @@ def test_killed_processes_end_together_and_the_next_ones_finish_their_work(
 ) -> None:
     out, cache = tmp_path / "broken", tmp_path / "c-broken"
     params = tmp_path / "params.yaml"
-    config = settings(max_steps=12, checkpoint_every=2, patience=99).model_dump()
+    config = settings(max_steps=40, checkpoint_every=4, patience=99).model_dump()
     content = {"models": {"counterfactual": str(tiny("lfm2"))}, "counterfactual": config}
     params.write_text(json.dumps(content))
     command = [*_TORCHRUN, "-m", "serac_core", "train", "counterfactual"]
@@ -82,14 +81,14 @@ def test_killed_processes_end_together_and_the_next_ones_finish_their_work(
         return psutil.Process(launcher.pid).children()
 
     launcher = start()
-    workers = at_checkpoint(launcher, 2)
+    workers = at_checkpoint(launcher, 4)
     assert len(workers) == 2
     workers[1].send_signal(signal.SIGKILL)
     assert launcher.wait() != 0  # the launcher ends the other
     assert not [worker for worker in workers if worker.is_running()] and not out.exists()
 
     launcher = start()
-    workers = at_checkpoint(launcher, 6)
+    workers = at_checkpoint(launcher, 8)
     launcher.kill()
     psutil.wait_procs(workers)  # nobody ends these: they notice
     launcher.wait()
@@ -144,7 +143,8 @@ def differing(model, edits, fold, **options):
 with pytest.MonkeyPatch.context() as patch:
     patch.setattr(training, "edit_figures", differing)
     config = settings(max_steps=20, checkpoint_every=2, patience=2)
-    said["figures"] = train(training_set, start, folder / "stopped", config, cache_dir=folder / "c3")
+    out = folder / "stopped"
+    said["figures"] = train(training_set, start, out, config, cache_dir=folder / "c3")
 
 (folder / f"said-{rank}.json").write_text(json.dumps(said))
 """
@@ -186,7 +186,7 @@ def test_an_error_of_the_processes_is_that_of_the_call(
 
 
 def test_a_batch_that_can_not_be_shared_is_refused() -> None:
-    three = Processes(3, 0, torch.device("cpu"), os.getpid())
+    three = Processes(3, 0, "cpu", os.getpid())
     with pytest.raises(UnevenBatch, match="batch_size 32 does not divide by 3") as caught:
         three.share(32)
     assert "start 1 or 2 processes" in caught.value.remedy
