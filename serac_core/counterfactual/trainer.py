@@ -30,6 +30,7 @@ from serac_core.progress import tell
 _COMPLETE = "complete"  # written last: a checkpoint without it was cut off by a kill
 _SELECTION = "eval_selection"
 _NOISE = 0.01  # of edit/acc_val
+_NOT_READ = ("names", "labels", "shift_labels")  # what a batch holds beside the model's inputs
 _FINE, _OUT_OF_MEMORY, _NOT_FINITE = range(3)  # how a step's gradients came out; the worst counts
 _DATA_PARALLEL = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 
@@ -266,7 +267,7 @@ class CounterfactualTrainer(Trainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """Cross-entropy of the answers' tokens, divided by those of the whole step."""
-        given = {name: value for name, value in inputs.items() if name not in ("names", "labels")}
+        given = {name: value for name, value in inputs.items() if name not in _NOT_READ}
         labels_BK = inputs["labels"]
         logits_BKV = answer_logits(model, given, labels_BK.shape[1])
         loss = _answer_loss(logits_BKV, labels_BK, num_items_in_batch)
@@ -305,7 +306,13 @@ class CounterfactualTrainer(Trainer):
     def _collate(self, batch: Sequence[EncodedExample]) -> dict[str, Any]:
         # On the CPU: a process that makes batches ahead of time must not touch the GPU.
         inputs: dict[str, Any] = self.language_model.collate([e.pair for e in batch], device="cpu")
-        return {**inputs, "names": [example.edit_id for example in batch]}
+        return {
+            **inputs,
+            # Of a causal model's `labels` the Trainer would not count the first column; these
+            # stand at the logits that predict them, so every one counts.
+            "shift_labels": inputs["labels"],
+            "names": [example.edit_id for example in batch],
+        }
 
 
 class _OneDeviceArguments(TrainingArguments):

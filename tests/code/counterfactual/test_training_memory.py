@@ -14,14 +14,16 @@ from test_counterfactual_training import digests, log_of
 from test_counterfactual_training import settings as usual_settings
 
 from serac_core.base import LanguageModel
+from serac_core.base.language_model import answer_logits
 from serac_core.config import CounterfactualConfig
 from serac_core.counterfactual import NonFiniteTraining, train
+from serac_core.counterfactual.examples import TrainingExamples
 from serac_core.counterfactual.trainer import (
     NoGradientCheckpointing,
     OutOfMemory,
     PrecisionUnavailable,
 )
-from serac_core.edits import Edit
+from serac_core.edits import Edit, read_edits
 
 Tiny = Callable[[str], Path]
 Disturb = Callable[[Any, torch.Tensor], None]
@@ -78,6 +80,24 @@ def plain(tiny: Tiny, training_set: Path, tmp_path: Path) -> Path:
     out = tmp_path / "plain"
     train(training_set, str(tiny("lfm2")), out, settings(), cache_dir=tmp_path / "c-plain")
     return out
+
+
+@pytest.mark.parametrize("family", ["lfm2", "t5"])
+def test_the_loss_is_the_mean_over_every_answer_token_of_the_step(
+    tiny: Tiny, training_set: Path, tmp_path: Path, family: str
+) -> None:
+    """The Trainer's own count leaves out the first column of a causal model's labels."""
+    config = settings(max_steps=1, checkpoint_every=1)
+    train(training_set, str(tiny(family)), tmp_path / "out", config, cache_dir=tmp_path / "c")
+    model = LanguageModel.load(tiny(family), "cpu")
+    edits = read_edits(training_set / "train.jsonl")
+    examples = TrainingExamples(edits, model, steps=1, batch_size=4, seed=17)
+    inputs = model.collate([examples[i].pair for i in range(4)])
+    labels_BK = inputs.pop("labels")
+    with torch.no_grad():
+        logits_BKV = answer_logits(model.model, inputs, labels_BK.shape[1])
+    mean = torch.nn.functional.cross_entropy(logits_BKV.flatten(0, 1), labels_BK.flatten())
+    assert losses(tmp_path / "out") == pytest.approx([float(mean)], rel=1e-5)
 
 
 @pytest.mark.parametrize("parts", [2, 3, 9])
