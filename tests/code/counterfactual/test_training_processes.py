@@ -57,6 +57,7 @@ def test_two_processes_train_as_one_does(
     assert one.name == two.name
 
 
+@pytest.mark.soak
 def test_killed_processes_end_together_and_the_next_ones_finish_their_work(
     tiny: Tiny, training_set: Path, tmp_path: Path, together: Path
 ) -> None:
