@@ -43,6 +43,10 @@ def show_gate(gate: GateResult) -> None:
     )
 
 
+def show_widths(rows: list[dict[str, Any]]) -> None:
+    create_table_artifact(table=rows, key="retrain-widths", description="The widths of the ramp")
+
+
 def link_reports(folder: Path) -> None:
     """Link to the HTML pages (report, Data Docs) in a folder of reports."""
     for key, pattern in (("retrain-report", "report.html"), ("retrain-data-docs", "index.html")):

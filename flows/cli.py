@@ -46,6 +46,13 @@ def retrain(
     include_uncommitted: Annotated[
         bool, typer.Option(help="Take uncommitted changes of inputs along, as a snapshot.")
     ] = False,
+    ramp: Annotated[
+        str | None,
+        typer.Option(
+            help="Widths of the live edits to go through, e.g. 50,200,all: each passes the gate "
+            "before the next begins [default: retrain.ramp of params.yaml]."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
 ) -> None:
     """Retrain, judge and publish a release, as a Prefect flow.
@@ -55,14 +62,14 @@ def retrain(
     started = time.monotonic()
     os.environ.update({name: os.environ.get(name, value) for name, value in _SETTINGS.items()})
     tether_descendants()
-    outcome = run_flow(str(checkout), include_uncommitted)
+    outcome = run_flow(str(checkout), include_uncommitted, ramp)
     if as_json:
         print(json.dumps(asdict(outcome), default=str))
     else:
         print_outcome(outcome, time.monotonic() - started)
 
 
-def run_flow(checkout: str, include_uncommitted: bool) -> Outcome:
+def run_flow(checkout: str, include_uncommitted: bool, ramp: str | None) -> Outcome:
     """Run the flow in this process.
 
     Raises
@@ -77,7 +84,10 @@ def run_flow(checkout: str, include_uncommitted: bool) -> Outcome:
 
     try:
         state: Any = flow(
-            checkout=checkout, include_uncommitted=include_uncommitted, return_state=True
+            checkout=checkout,
+            include_uncommitted=include_uncommitted,
+            ramp=ramp,
+            return_state=True,
         )
     except (httpx.HTTPError, RuntimeError) as error:
         raise PrefectUnreachable(
@@ -91,15 +101,18 @@ def run_flow(checkout: str, include_uncommitted: bool) -> Outcome:
 
 
 def print_outcome(outcome: Outcome, seconds: float) -> None:
-    """Metrics, gate table, release id, and what to type next."""
+    """Metrics, widths, gate table, release id, and what to type next."""
     from serac_core.release.gate import render_table
     from serac_core.release.verdict import metric_rows
+    from serac_core.release.widths import render_widths
 
     rows = metric_rows(outcome.metrics)
     width = max((len(row["metric"]) for row in rows), default=0)
     for row in rows:
         interval = f"  {row['95 %']}  n={row['n']}" if row["95 %"] else ""
         print(f"{row['metric']:<{width}}  {row['value']:<7}{interval}".rstrip())
+    if outcome.widths:
+        print(f"\n{render_widths(outcome.widths)}")
     if outcome.gate:
         print(f"\n{render_table(outcome.gate)}")
     if not outcome.changed:

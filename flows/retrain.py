@@ -6,7 +6,7 @@ its own, asks the gate, and is the only one that commits, tags and publishes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,19 +15,36 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
-from flows.artifacts import Progress, link_reports, show_gate, show_metrics
+from flows.artifacts import Progress, link_reports, show_gate, show_metrics, show_widths
 from flows.steps import log_errors_plainly, say, step
 from serac_core.config import load_params
 from serac_core.errors import SeracError
+from serac_core.ramp import Ramp, parse_ramp, require_enough_edits, width_name
 from serac_core.release.copies import RELEASE_FOLDER, keep_copy, release_copy
 from serac_core.release.gate import GateResult, gate_release
 from serac_core.release.publishing import Tagged, commit_release, tag_release
 from serac_core.release.registry import Version, publish, read_registry
 from serac_core.release.verdict import metric_rows, read_metrics, require_open, write_verdict
+from serac_core.release.widths import (
+    LiveEdits,
+    WidthResult,
+    describe_live_edits,
+    read_live_metrics,
+    record_widths,
+    report_widths,
+    require_width_open,
+    widths_table,
+)
 from serac_core.workspace.candidate import LOCK_FILE, Candidate, same_tree, take_candidate
-from serac_core.workspace.pipeline import push_data, reproduce, set_default_remote
+from serac_core.workspace.pipeline import (
+    is_up_to_date,
+    push_data,
+    reproduce,
+    set_default_remote,
+)
 from serac_core.workspace.reports import failures_reported, keep_reports
 from serac_core.workspace.runs import Run, find_checkout, start_run
+from serac_core.workspace.width import narrow, widen
 
 
 @dataclass(frozen=True)
@@ -48,6 +65,8 @@ class Outcome:
         Stages whose command ran; the others were up to date.
     snapshot_of:
         Uncommitted files of the person's that the release includes.
+    widths:
+        Of a ramp: each width with its metrics and verdict.
     """
 
     changed: bool
@@ -58,10 +77,13 @@ class Outcome:
     snapshot_of: tuple[str, ...] = ()
     metrics: dict[str, Any] = field(default_factory=dict)
     gate: GateResult | None = None
+    widths: tuple[dict[str, Any], ...] = ()
 
 
 @flow(name="retrain", persist_result=False)
-def retrain(checkout: str = ".", include_uncommitted: bool = False) -> State[Outcome]:
+def retrain(
+    checkout: str = ".", include_uncommitted: bool = False, ramp: str | None = None
+) -> State[Outcome]:
     """Retrain from a checkout's last commit and publish a release if the gate opens.
 
     Parameters
@@ -70,6 +92,9 @@ def retrain(checkout: str = ".", include_uncommitted: bool = False) -> State[Out
         A folder of the repository; the run works in a clone of it.
     include_uncommitted:
         Take uncommitted changes of the pipeline's inputs along, as a snapshot.
+    ramp:
+        Widths of the live edits to go through, e.g. `50,200,all`: each passes the gate before
+        the next begins, the last is released. None: `retrain.ramp` of params.yaml.
 
     Returns
     -------
@@ -79,33 +104,50 @@ def retrain(checkout: str = ".", include_uncommitted: bool = False) -> State[Out
     """
     log_errors_plainly()
     try:
-        with start_run(find_checkout(checkout), "retrain") as run:
-            outcome = retrain_in_clone(run, include_uncommitted)
+        root = find_checkout(checkout)
+        widths = parse_ramp(
+            load_params(root / "params.yaml").retrain.ramp if ramp is None else ramp
+        )
+        with start_run(root, "retrain") as run:
+            outcome = retrain_in_clone(run, include_uncommitted, widths)
     except SeracError as error:
         return Failed(message=error.what, data=error)
     what = "released" if outcome.changed else "nothing changed, nothing published: champion"
     return Completed(message=f"{what} {outcome.release}", data=outcome)
 
 
-def retrain_in_clone(run: Run, include_uncommitted: bool) -> Outcome:
-    """The main path: clone, stages, gate, release."""
-    progress = Progress(steps=len(STAGES) + 4)
+def retrain_in_clone(run: Run, include_uncommitted: bool, ramp: Ramp) -> Outcome:
+    """The main path: clone, stages, gate, release. What serves and judges runs once a width."""
+    progress = Progress(steps=len(LEARNING) + 3 * len(ramp.widths) + 4)
     candidate = take_clone(run, include_uncommitted)
     progress.advance()
     if candidate.is_released:
         return champion_stays(run, candidate)
 
     prepare_remote(run)
-    stages_run: list[str] = []
-    for reproduce_stages in STAGES:
+    if candidate.releases and is_up_to_date(run.workspace, "package"):
+        return champion_stays(run, candidate)
+    stages_run = version_edits(run)
+    progress.advance()
+    live = describe_live_edits(run.workspace)
+    require_enough_edits(ramp, live.count)
+    for reproduce_stages in LEARNING:
         stages_run += reproduce_stages(run)
         progress.advance()
-    if candidate.releases and same_tree(run.workspace, candidate.releases, "", LOCK_FILE):
-        return champion_stays(run, candidate)
 
-    gate = ask_gate(run)
-    progress.advance()
-    require_open(gate, run.reports)
+    results: list[WidthResult] = []
+    for width in ramp.widths:
+        open_width(run, ramp, width, live, results)
+        for reproduce_stages in serving(ramp, width):
+            stages_run += reproduce_stages(run)
+            progress.advance()
+        if not width and is_released(run, candidate):
+            return champion_stays(run, candidate)
+        results.append(ask_gate(run, ramp, width, live, results))
+        progress.advance()
+        if ramp.narrower:
+            require_width_open(ramp, results, live.count, run.reports)
+        require_open(results[-1].gate, run.reports)
 
     upload_data(run)
     progress.advance()
@@ -121,32 +163,48 @@ def retrain_in_clone(run: Run, include_uncommitted: bool) -> Outcome:
         stages_run=tuple(stages_run),
         snapshot_of=candidate.snapshot_of,
         metrics=read_metrics(copy),
-        gate=gate,
+        gate=results[-1].gate,
+        widths=tuple(result.row() for result in results) if ramp.narrower else (),
     )
 
 
-def stages(name: str, *targets: str) -> Callable[[Run], list[str]]:
-    """A step that brings stages of dvc.yaml up to date in the run's clone; names those that ran."""
+def stages(name: str, *targets: str, width: str = "") -> Callable[[Run], list[str]]:
+    """A step that brings stages of dvc.yaml up to date in the run's clone; names those that ran.
 
-    @step(name)
+    In a ramp, step and progress lines name the width.
+    """
+    prefix = f"width {width}: " if width else ""
+
+    @step(f"{prefix}{name}")
     def reproduce_stages(run: Run) -> list[str]:
         with failures_reported(run):
             return reproduce(
-                run.workspace, targets, say=say, log=run.log, environment=run.stage_environment
+                run.workspace,
+                targets,
+                say=lambda line: say(f"{prefix}{line}"),
+                log=run.log,
+                environment=run.stage_environment,
             )
 
     return reproduce_stages
 
 
-STAGES = (
-    stages("version and validate edits", "validate-edits", "live-edits"),
+version_edits = stages("version and validate edits", "validate-edits", "live-edits")
+LEARNING = (
     stages("make training set", "training-set"),
     stages("train scope classifier", "train-scope"),
     stages("train counterfactual model", "train-counterfactual"),
-    stages("export, calibrate, remember", "export", "calibrate", "memory"),
-    stages("evaluate", "evaluate-model", "evaluate-live"),
-    stages("package", "package"),
+    stages("export and calibrate", "export", "calibrate"),
 )
+
+
+def serving(ramp: Ramp, width: int) -> tuple[Callable[[Run], list[str]], ...]:
+    """The steps that depend on which of the live edits are served."""
+    name = width_name(width) if ramp.narrower else ""
+    return (
+        stages("remember and evaluate", "memory", "evaluate-model", "evaluate-live", width=name),
+        stages("package", "package", width=name),
+    )
 
 
 @step("take clone")
@@ -166,18 +224,51 @@ def prepare_remote(run: Run) -> None:
     say(f"data is published to {url}")
 
 
+@step("open width")
+def open_width(
+    run: Run, ramp: Ramp, width: int, live: LiveEdits, passed: Sequence[WidthResult]
+) -> None:
+    """Let the clone's stages serve so many of the live edits; before all of them, note for the
+    report which widths passed."""
+    if width:
+        narrow(run.workspace, width)
+    else:
+        widen(run.workspace)
+        record_widths(run.workspace, live, passed)
+    if ramp.narrower:
+        say(
+            f"width {width_name(width)} of {ramp}: {width or live.count} of {live.count} live edits"
+        )
+
+
 @step("gate")
-def ask_gate(run: Run) -> GateResult:
+def ask_gate(
+    run: Run, ramp: Ramp, width: int, live: LiveEdits, passed: Sequence[WidthResult]
+) -> WidthResult:
     champion = read_registry(run.workspace).champion
     against = release_copy(run, champion, say=say) if champion else None
     release = run.workspace / RELEASE_FOLDER
-    verdict = gate_release(release, against, load_params(run.workspace / "params.yaml").gate)
-    write_verdict(run.workspace, verdict, champion=champion.tag if champion else None)
+    config = load_params(run.workspace / "params.yaml").gate
+    verdict = gate_release(release, against, config, sample=bool(width))
+    write_verdict(
+        run.workspace,
+        verdict,
+        champion=champion.tag if champion else None,
+        narrower={result.name: result.gate for result in passed},
+    )
     show_metrics(metric_rows(read_metrics(release)))
     show_gate(verdict)
-    if not verdict.passed:
-        link_reports(keep_reports(run))
-    return verdict
+    metrics = read_live_metrics(release / "report" / "live")
+    result = WidthResult(width, width or live.count, metrics, verdict)
+    reports = None if verdict.passed else keep_reports(run)
+    if ramp.narrower:
+        say(f"width {result.name}: the gate is {'open' if verdict.passed else 'closed'}")
+        show_widths(widths_table([found.row() for found in (*passed, result)]))
+        if reports:
+            report_widths(reports / "report", [*passed, result])
+    if reports:
+        link_reports(reports)
+    return result
 
 
 @step("upload data")
@@ -201,6 +292,11 @@ def keep_release(run: Run, release: Version) -> Path:
     copy = keep_copy(run.workspace / RELEASE_FOLDER, run.checkout, release)
     link_reports(copy / "report")
     return copy
+
+
+def is_released(run: Run, candidate: Candidate) -> bool:
+    """Whether all artefacts are those of the last release."""
+    return bool(candidate.releases) and same_tree(run.workspace, candidate.releases, "", LOCK_FILE)
 
 
 @step("champion stays")

@@ -6,9 +6,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    ValidationError,
+    field_validator,
+)
 
 from serac_core.errors import SeracError
+from serac_core.ramp import InvalidRamp, parse_ramp
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -277,6 +285,29 @@ class DemoModelConfig(_Section):
     checkpoint_every: int = Field(50, ge=1, description="Steps between checkpoints.")
 
 
+class RetrainConfig(_Section):
+    ramp: str = Field(
+        "",
+        description="Widths of the live edits that a retraining goes through, each by the gate: "
+        "50,200,all; empty: all at once.",
+    )
+    width: int = Field(
+        0,
+        ge=0,
+        description="Live edits that are served, oldest first; 0: all. A ramp sets it in the "
+        "clone that it works in.",
+    )
+
+    @field_validator("ramp")
+    @classmethod
+    def _is_a_ramp(cls, text: str) -> str:
+        try:
+            parse_ramp(text)
+        except InvalidRamp as error:
+            raise ValueError(f"{error.what}; {error.remedy}") from None
+        return text
+
+
 class RegistryConfig(_Section):
     publish_to: str = Field("", description="Git URL or path; empty: where the flow was started.")
     dvc_remote: str = Field(
@@ -297,6 +328,7 @@ class Params(_Section):
     calibration: CalibrationConfig = CalibrationConfig()
     own_edits: OwnEditsConfig = OwnEditsConfig()
     gate: GateConfig = GateConfig()
+    retrain: RetrainConfig = RetrainConfig()
     registry: RegistryConfig = RegistryConfig()
     demo_model: DemoModelConfig = DemoModelConfig()
     scope_start: ScopeStartConfig = ScopeStartConfig()

@@ -277,10 +277,11 @@ def validate(
 def build_live_(
     source: Annotated[Path, typer.Argument(help="The edit set that people work on.")],
     out: Annotated[Path, typer.Option(help="Folder to write; holds edits.jsonl.")],
+    first: Annotated[int, typer.Option(min=0, help="Only so many, oldest first; 0: all.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Merge the edit set into the edits that are served."""
-    count = build_live(source, out)
+    count = build_live(source, out, first)
     if as_json:
         _print_json({"file": str(out / "edits.jsonl"), "live": count})
     else:

@@ -11,11 +11,17 @@ from serac_core.edits.merge import live_edits, read_edit_set
 LIVE_FILE = "edits.jsonl"
 
 
-def build_live(source: str | Path, out: str | Path) -> int:
+def build_live(source: str | Path, out: str | Path, first: int = 0) -> int:
     """Write `out/edits.jsonl`: active edits, superseded and retracted ones left out.
 
-    Oldest first, so that the newest edit stands last whatever the order of the source's lines;
-    the same edit set gives the same bytes.
+    Oldest first (by `created_at`, then by id), so that the newest edit stands last whatever the
+    order of the source's lines; the same edit set gives the same bytes.
+
+    Parameters
+    ----------
+    first:
+        How many of them to write at most; 0: all. What is superseded or retracted by any edit
+        of the set is left out first, so a narrower width is the beginning of a wider one.
 
     Returns
     -------
@@ -31,7 +37,7 @@ def build_live(source: str | Path, out: str | Path) -> int:
     UnwritableOutput
         `out` can't be written; what was there stays.
     """
-    edits = live_edits(read_edit_set(source))
+    edits = live_edits(read_edit_set(source))[: first or None]
     with folder_aside(out) as folder:
         write_edits(folder / LIVE_FILE, edits)
     return len(edits)

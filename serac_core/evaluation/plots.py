@@ -214,10 +214,10 @@ def draw_curves(log: Sequence[Row], names: Sequence[str], style: Style = LIGHT) 
 
 
 def draw_quality(
-    sizes: Mapping[str, Row], what: str = "routed right", style: Style = LIGHT
+    sizes: Mapping[str, Row], style: Style = LIGHT, label: str = "routed right"
 ) -> bytes:
-    """Share of right routes (or of `what`) of each kind of query against the number of edits in
-    memory, with its interval."""
+    """A share of each kind of query against the number of edits in memory: right routes, unless
+    `label` says another."""
     kinds = list(dict.fromkeys(kind for figures in sizes.values() for kind in figures))
     with _figure(style, 7.2, 3.4) as figure:
         axes = figure.add_subplot()
@@ -243,7 +243,7 @@ def draw_quality(
             )
         axes.set_xscale("log")
         axes.set_xlabel("edits in memory")
-        axes.set_ylabel(what)
+        axes.set_ylabel(label)
         _legend(figure, style, columns=4)
         return _png(figure, style)
 
@@ -261,7 +261,7 @@ def draw_answers(answers: Mapping[str, Row], style: Style = LIGHT) -> bytes:
         }
         for size, metrics in answers.items()
     }
-    return draw_quality(rows, "answered right", style)
+    return draw_quality(rows, style, "answered right")
 
 
 def draw_speed(sizes: Mapping[str, Row], style: Style = LIGHT) -> bytes:

@@ -17,6 +17,7 @@ from serac_core.evaluation.plots import (
     LIGHT,
     Style,
     draw_curves,
+    draw_quality,
     draw_relations,
     draw_scores,
     draw_shares,
@@ -73,7 +74,7 @@ def write_report(out_file: str | Path, folder: str | Path) -> None:
         same bytes.
     folder:
         The model evaluation's files; the live evaluation's below `live/`; the training logs as
-        `training/{scope,counterfactual}/log.jsonl` where there are any.
+        `training/{scope,counterfactual}/log.jsonl` where there are any; `widths.json` of a ramp.
 
     Raises
     ------
@@ -96,6 +97,7 @@ def write_report(out_file: str | Path, folder: str | Path) -> None:
         parts.append(_part("live", "Live edits", folder / "live"))
     html = environment.get_template(_TEMPLATE).render(
         parts=parts,
+        widths=_widths(folder / "widths.json"),
         trainings=[
             _training(title, read_items(log))
             for name, title in _TRAININGS.items()
@@ -126,6 +128,27 @@ def _part(name: str, title: str, folder: Path) -> dict[str, Any]:
             "scores": _picture(lambda style: draw_scores(rows, threshold, style)),
             "relations": _picture(lambda style: draw_relations(relations, style)),
         },
+    }
+
+
+def _widths(path: Path) -> dict[str, Any] | None:
+    """The widths of a ramp with their metrics and verdicts; None where there was no ramp."""
+    if not path.is_file():
+        return None
+    rows: list[dict[str, Any]] = _read_json(path)["widths"]
+    drawn = ("edit/exact_match", "generalization", "locality/")
+    sizes = {
+        str(row["edits"]): {
+            name: {"right": row["metrics"][name], **interval}
+            for name, interval in row["intervals"].items()
+            if name.startswith(drawn)
+        }
+        for row in rows
+    }
+    return {
+        "rows": rows,
+        "names": list(dict.fromkeys(name for row in rows for name in row["metrics"])),
+        "picture": _picture(lambda style: draw_quality(sizes, style, "share")),
     }
 
 

@@ -1,10 +1,12 @@
 """The gate: may a candidate be served? Absolute bounds, stability, parity, speed, the champion.
 
-Every check fails closed: what was not measured does not pass. Two tests are of significance
+Every check fails closed: what was not measured does not pass. Three tests are of significance
 *and* size, so that neither noise on few items nor a trifle on many closes the gate:
 
 - stability: exact McNemar test of base against edited model, with `max_pre_post_difference`;
-- champion: one-sided sign test on the items that both answered, with `max_regression`.
+- champion: one-sided sign test on the items that both answered, with `max_regression`;
+- live edits at a narrower width of a ramp, a sample of those to be served: the whole 95 % interval
+  below the bound. Of all live edits, the bound itself.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +79,8 @@ def run_gate(
     parity: Mapping[str, Any],
     latency: Latency | None,
     config: GateConfig,
+    *,
+    sample: bool = False,
 ) -> GateResult:
     """Judge a candidate.
 
@@ -91,11 +95,13 @@ def run_gate(
         `export.json` of the candidate's encoder.
     latency:
         Fresh from :func:`measure_latency`; None closes the gate.
+    sample:
+        The live edits are only some of those to be served: a narrower width of a ramp.
     """
     return GateResult(
         (
             *_quality(metrics, config),
-            *_live(metrics.get("live"), config),
+            *_live(metrics.get("live"), config, sample),
             *_stability(metrics, config),
             *_export(metrics, parity, config),
             _speed(latency, config),
@@ -105,9 +111,11 @@ def run_gate(
 
 
 def gate_release(
-    release: str | Path, champion: str | Path | None, config: GateConfig
+    release: str | Path, champion: str | Path | None, config: GateConfig, *, sample: bool = False
 ) -> GateResult:
     """Judge a release directory against the champion's, latency measured now.
+
+    `sample` as in :func:`run_gate`.
 
     Raises
     ------
@@ -123,6 +131,7 @@ def gate_release(
         _read_json(release / "scope" / "export.json"),
         measure_latency(release),
         config,
+        sample=sample,
     )
 
 
@@ -171,7 +180,7 @@ def _quality(metrics: Mapping[str, Any], config: GateConfig) -> list[Check]:
     ]
 
 
-def _live(live: Mapping[str, Any] | None, config: GateConfig) -> list[Check]:
+def _live(live: Mapping[str, Any] | None, config: GateConfig, sample: bool) -> list[Check]:
     """The live edits, by bounds of their own: few, hand-written, and of no fixed difficulty."""
     if live is None:
         return []
@@ -182,14 +191,23 @@ def _live(live: Mapping[str, Any] | None, config: GateConfig) -> list[Check]:
     named["intervals"] = {f"live/{name}": i for name, i in live.get("intervals", {}).items()}
     kinds = [name for name in named if name.startswith("live/locality/")]
     return [
-        _at_least(named, "live/edit/exact_match", config.live_exact_match),
-        *(_at_least(named, name, config.live_locality) for name in kinds),
+        _live_share(named, "live/edit/exact_match", config.live_exact_match, sample),
+        *(_live_share(named, name, config.live_locality, sample) for name in kinds),
         *(
             _at_most(named, name, 0.0, note=_TOKEN_FOR_TOKEN)
             for name in named
             if name == "live/routed_out/answers_changed"
         ),
     ]
+
+
+def _live_share(named: Mapping[str, Any], name: str, bound: float, sample: bool) -> Check:
+    check = _at_least(named, name, bound)
+    interval = named["intervals"].get(name)
+    if check.passed or not sample or interval is None or interval["high"] < bound:
+        return check
+    note = f"{check.note}; chance may account for it on some of the live edits, so it passes"
+    return replace(check, passed=True, note=note)
 
 
 def _stability(metrics: Mapping[str, Any], config: GateConfig) -> list[Check]:

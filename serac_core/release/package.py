@@ -11,6 +11,12 @@ from serac_core.config import Params
 from serac_core.edits.atomic import folder_aside
 from serac_core.errors import SeracError
 from serac_core.release.manifest import Manifest, write_manifest
+from serac_core.release.widths import (
+    read_live_metrics,
+    recorded_widths,
+    width_row,
+    write_widths,
+)
 
 # Settings that shape a release's content; the others (gate, registry) only judge or place it.
 _SHAPING = {
@@ -94,7 +100,8 @@ def _require(workspace: Path, artifacts: Artifacts) -> None:
 
 def _fill_report(workspace: Path, artifacts: Artifacts, folder: Path) -> None:
     """The model evaluation's files, the live evaluation's below `live/`, what they were made
-    from (training logs, calibration, Data Docs), and `report.html` with all of it."""
+    from (training logs, calibration, Data Docs), the widths of a ramp that ended in these live
+    edits, and `report.html` with all of it."""
     from serac_core.evaluation.report import write_report
 
     _copy(workspace / artifacts.model_evaluation, folder)
@@ -109,6 +116,10 @@ def _fill_report(workspace: Path, artifacts: Artifacts, folder: Path) -> None:
         shutil.copyfile(
             workspace / trained / _TRAINING_LOG, folder / "training" / part / _TRAINING_LOG
         )
+    live_edits = workspace / artifacts.live_edits
+    if passed := recorded_widths(workspace, live_edits):
+        metrics = read_live_metrics(folder / "live")
+        write_widths(folder, [*passed, width_row(0, _count_lines(live_edits), metrics)])
     write_report(folder / "report.html", folder)
 
 

@@ -14,7 +14,7 @@ from serac_core.release.registry import (
     read_registry,
     register,
 )
-from serac_core.workspace.candidate import GATE_FILE, LOCK_FILE
+from serac_core.workspace.candidate import GATE_FILE, LOCK_FILE, WIDTHS_FILE
 from serac_core.workspace.commands import git, run_git
 from serac_core.workspace.pipeline import out_hash
 
@@ -31,10 +31,10 @@ class Tagged:
 
 
 def commit_release(workspace: Path) -> str:
-    """Commit on the candidate what a run writes: locks, verdict, DVC settings."""
+    """Commit on the candidate what a run writes: locks, verdict, widths, DVC settings."""
     version = read_registry(workspace).next_version(RELEASE)
     git(workspace, "add", "--update")
-    git(workspace, "add", "--", LOCK_FILE, GATE_FILE)
+    git(workspace, "add", "--", LOCK_FILE, GATE_FILE, WIDTHS_FILE)
     git(workspace, "commit", "--quiet", "--no-verify", "-m", f"Release {RELEASE}@{version}")
     return git(workspace, "rev-parse", "HEAD")
 

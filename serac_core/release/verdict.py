@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,26 @@ class GateClosed(NegativeAnswer):
     """At least one check of the gate failed; the champion stays."""
 
 
-def write_verdict(workspace: Path, result: GateResult, *, champion: str | None) -> None:
+def write_verdict(
+    workspace: Path,
+    result: GateResult,
+    *,
+    champion: str | None,
+    narrower: Mapping[str, GateResult] | None = None,
+) -> None:
     """Write gate.json, a plain Git file that is committed with the release.
 
     Parameters
     ----------
     champion:
         Tag of the release that it was compared with.
+    narrower:
+        By name, what the gate said of the widths before this one, in a ramp.
     """
-    text = json.dumps({"champion": champion, **result.as_dict()}, indent=1) + "\n"
-    (workspace / GATE_FILE).write_text(text, encoding="utf-8")
+    content: dict[str, Any] = {"champion": champion, **result.as_dict()}
+    if narrower:
+        content["widths"] = {name: found.as_dict() for name, found in narrower.items()}
+    (workspace / GATE_FILE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def require_open(result: GateResult, reports: Path) -> None:

@@ -14,8 +14,9 @@ from serac_core.workspace.runs import Run
 RELEASES = "releases"
 GATE_FILE = "gate.json"
 LOCK_FILE = "dvc.lock"
+WIDTHS_FILE = "widths.json"
 # Written by runs only; where two histories differ in them, the releases branch is right.
-_GENERATED = {LOCK_FILE, GATE_FILE}
+_GENERATED = {LOCK_FILE, GATE_FILE, WIDTHS_FILE}
 
 
 class MergeConflict(SeracError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import yaml
 
 from serac_core.errors import SeracError
 from serac_core.progress import Say
-from serac_core.workspace.commands import dvc_command, stream
+from serac_core.workspace.commands import command_environment, dvc_command, stream
 
 REMOTE = "serac"
 
@@ -102,6 +103,20 @@ def reproduce(
     if exit_code:
         raise _stage_failed(stages, lines, log)
     return [match[1] for line in lines if (match := _RUNNING.match(line))]
+
+
+def is_up_to_date(workspace: Path, stage: str) -> bool:
+    """Whether a stage and all that it needs are as dvc.lock says, whatever data is at hand."""
+    found = subprocess.run(
+        dvc_command("repro", "--dry", "--allow-missing", stage),
+        cwd=workspace,
+        env=command_environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+    )
+    return found.returncode == 0 and not any(map(_RUNNING.match, found.stdout.splitlines()))
 
 
 def _stage_failed(stages: Sequence[str], lines: list[str], log: Path) -> StageFailed:

@@ -46,6 +46,10 @@ def test_a_classifier_for_own_edits_has_every_setting_of_the_others() -> None:
         ("export: {variants: [fp64]}\n", "export.variants"),
         ("counterfactual: {precision: int8}\n", "counterfactual.precision"),
         ("seed: -1\n", "got -1"),
+        (
+            "retrain: {ramp: '200,50,all'}\n",
+            "retrain.ramp: Value error, ramp '200,50,all': 50 comes",
+        ),
         ("seed: [\n", "not readable as YAML"),
     ],
 )

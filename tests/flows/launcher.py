@@ -27,11 +27,21 @@ from serac_core.errors import SeracError
 from serac_core.release.gate import Check, GateResult
 
 
-def light_gate(release: Path, champion: Path | None, config: GateConfig) -> GateResult:
+def light_gate(
+    release: Path, champion: Path | None, config: GateConfig, *, sample: bool = False
+) -> GateResult:
     """Judges the light metrics; the real gate wants real models, and has tests of its own."""
-    value = flows.retrain.read_metrics(release)["edit/acc"]
-    bound = f">= {config.edit_acc:g}"
-    return GateResult((Check("edit/acc", value, bound, value >= config.edit_acc, ""),))
+    checks = []
+    for name, value, least in (
+        ("edit/acc", flows.retrain.read_metrics(release)["edit/acc"], config.edit_acc),
+        (
+            "live/edit/exact_match",
+            flows.retrain.read_live_metrics(release / "report/live")["edit/exact_match"],
+            config.live_exact_match,
+        ),
+    ):
+        checks.append(Check(name, value, f">= {least:g}", value >= least, ""))
+    return GateResult(tuple(checks))
 
 
 def kill_at(point: str) -> None:

@@ -17,6 +17,7 @@ LAUNCHER = Path(__file__).with_name("launcher.py")
 PARAMS = {
     "seed": 1,
     "edits": {"source": "data/edits.jsonl"},
+    "retrain": {"ramp": "", "width": 0},
     "scope": {"max_steps": 4},
     "counterfactual": {"learning_rate": 0.97},  # the light evaluation reports it as edit/acc
 }
@@ -55,6 +56,7 @@ def make_project(folder: Path) -> Path:
     for name, stage in pipeline["stages"].items():
         stage["cmd"] = f'python "$SERAC_LIGHT_STAGE" {name}'
         stage.pop("params", None)
+    pipeline["stages"]["live-edits"]["params"] = ["retrain.width"]
     pipeline["stages"]["train-scope"]["params"] = ["scope"]
     pipeline["stages"]["evaluate-model"]["params"] = ["counterfactual"]
     files = {
@@ -68,6 +70,7 @@ def make_project(folder: Path) -> Path:
         "data/scope_start/weights": "start",
         "pretrain/params.yaml": "steps: 1\n",
         "notes.txt": "notes\n",
+        "widths.json": (ROOT / "widths.json").read_text(encoding="utf-8"),
         ".gitignore": "data/live\ndata/training\nbuild\nrelease\n.serac\n",
         ".dvcignore": ".serac\n",
         ".dvc/config": "[core]\n    analytics = false\n    autostage = false\n",

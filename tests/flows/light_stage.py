@@ -11,6 +11,8 @@ from pathlib import Path
 
 import yaml
 
+from serac_core.evaluation.items import Item, Question, write_items
+from serac_core.evaluation.metrics import compute_metrics
 from serac_core.release.manifest import write_manifest
 
 
@@ -25,6 +27,27 @@ def digest(*paths: str) -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
+def scored(edit: dict[str, str]) -> Item:
+    """The question about an edit; of one whose id says that it is hard, answered wrong."""
+    right = "hard" not in edit["id"]
+    return Item(
+        question=Question(
+            part="live",
+            group="edit",
+            query=edit["prompt"],
+            target=edit["target_new"],
+            expected_edit_id=edit["id"],
+        ),
+        answer=edit["target_new"] if right else "no idea",
+        base_answer=None,
+        correct=right,
+        in_scope=True,
+        edit_id=edit["id"],
+        nearest_edit_id=edit["id"],
+        score=0.9,
+    )
+
+
 def main(stage: str) -> int:
     params = yaml.safe_load(Path("params.yaml").read_text())
     print(f"light stage {stage}")
@@ -37,7 +60,8 @@ def main(stage: str) -> int:
             print(f"{edit_id}: target_new is empty")
         return 1 if bad else 0
     if stage == "live-edits":
-        write("data/live/edits.jsonl", Path("data/edits.jsonl").read_text())
+        lines = Path("data/edits.jsonl").read_text().splitlines(keepends=True)
+        write("data/live/edits.jsonl", "".join(lines[: params["retrain"]["width"] or None]))
     if stage == "training-set":
         write("data/training/train.jsonl", digest("data/world") + "\n")
     if stage == "train-scope":
@@ -58,14 +82,29 @@ def main(stage: str) -> int:
         write("build/scope/calibration/calibration.json", {"fp32": {"threshold": 0.5}})
     if stage == "memory":
         write("build/memory/ids.json", digest("data/live"))
-    if stage in ("evaluate-model", "evaluate-live"):
-        out = f"build/evaluation/{stage.removeprefix('evaluate-')}"
-        write(f"{out}/metrics.json", {"edit/acc": params["counterfactual"]["learning_rate"]})
-        write(f"{out}/items.jsonl", json.dumps({"item": 1, "correct": True}) + "\n")
+    if stage == "evaluate-model":
+        write(
+            "build/evaluation/model/metrics.json",
+            {"edit/acc": params["counterfactual"]["learning_rate"]},
+        )
+        write("build/evaluation/model/items.jsonl", "")
+    if stage == "evaluate-live":
+        lines = Path("data/live/edits.jsonl").read_text().splitlines()
+        items = [scored(json.loads(line)) for line in lines]
+        write("build/evaluation/live/metrics.json", compute_metrics(items))
+        write_items("build/evaluation/live/items.jsonl", items)
+    if stage.startswith("evaluate-"):
+        part = stage.removeprefix("evaluate-")
+        write(f"build/evaluation/{part}/routing.json", {"threshold": 0.5})
     if stage == "package":
         for source, name in (
             ("build/evaluation/model/metrics.json", "report/metrics.json"),
             ("build/evaluation/model/items.jsonl", "report/items.jsonl"),
+            ("build/evaluation/model/routing.json", "report/routing.json"),
+            ("build/evaluation/live/metrics.json", "report/live/metrics.json"),
+            ("build/evaluation/live/items.jsonl", "report/live/items.jsonl"),
+            ("build/evaluation/live/routing.json", "report/live/routing.json"),
+            ("widths.json", "report/widths.json"),
             ("build/scope/onnx/encoder.onnx", "scope/encoder.onnx"),
             ("build/memory/ids.json", "memory/ids.json"),
             ("build/counterfactual/weights", "counterfactual/weights"),

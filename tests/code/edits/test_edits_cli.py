@@ -137,6 +137,7 @@ def test_diff_import_build_live_and_export(project: Path, tmp_path: Path) -> Non
         "live": 1,
     }
     assert [e.id for e in read_edits("data/live/edits.jsonl")] == ["b"]
+    assert answer("build-live", old, "--out", "data/narrow", "--first", 1)["live"] == 1
     assert answer("export", project, "-o", "easy.json")["edits"] == 2
     said = answer("import", "easy.json", "--format", "easyedit", "-o", "again.jsonl")
     assert said == {"file": "again.jsonl", "edits": 2}

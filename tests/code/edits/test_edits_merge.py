@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 
 import pytest
@@ -158,6 +159,25 @@ def test_build_live_writes_the_same_bytes_whatever_the_order_of_lines(tmp_path: 
     (lines,) = written
     assert b'"note": "kept"' in lines
     assert b'"a"' not in lines.replace(b'"supersedes": "a"', b"")
+
+
+def test_a_narrower_width_is_the_beginning_of_a_wider_one(tmp_path: Path) -> None:
+    """What a newer edit supersedes is left out at every width: nobody asks for it to be served."""
+    source = tmp_path / "edits.jsonl"
+    made = [
+        {"id": f"e-{n}", "prompt": f"p{n}", "target_new": "x", "created_at": f"2024-01-0{9 - n}"}
+        for n in range(1, 7)
+    ]
+    made.append({"id": "z", "prompt": "p6", "target_new": "y", "supersedes": "e-6"})
+    made[-1]["created_at"] = "2024-02-01"
+    source.write_bytes(b"".join(map(record_line, made)))
+    written = []
+    for width in (2, 4, 6, 9, 0):
+        build_live(source, tmp_path / "live", width)
+        written.append((tmp_path / "live" / "edits.jsonl").read_text().splitlines())
+    ids = [[json.loads(line)["id"] for line in lines] for lines in written]
+    assert ids[-1] == ["e-5", "e-4", "e-3", "e-2", "e-1", "z"]
+    assert ids[:-1] == [ids[-1][:2], ids[-1][:4], ids[-1], ids[-1]]
 
 
 def test_a_conflict_leaves_the_live_edits_as_they_were(tmp_path: Path) -> None:

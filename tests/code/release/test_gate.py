@@ -137,6 +137,21 @@ def test_latency():
     assert failed(judge(latency=None)) == ["latency/ratio"]
 
 
+def test_some_of_the_live_edits_close_the_gate_only_by_more_than_chance():
+    def verdict(share, low, high, sample):
+        name = "locality/same_subject"
+        interval = {"low": low, "high": high, "n": 89}
+        live = {"edit/exact_match": 1.0, name: share, "intervals": {name: interval}}
+        result = run_gate({**METRICS, "live": live}, (), None, PARITY, FAST, CONFIG, sample=sample)
+        return next(check for check in result.checks if check.name == f"live/{name}")
+
+    chance, worse = (0.9438, 0.8752, 0.9758), (0.8876, 0.8053, 0.9378)
+    assert verdict(*chance, sample=True).passed
+    assert "95 %: 0.875 to 0.976, n=89; chance may" in verdict(*chance, sample=True).note
+    assert not verdict(*worse, sample=True).passed
+    assert not verdict(*chance, sample=False).passed
+
+
 def test_a_regression_needs_significance_and_size():
     champion = rows("rephrase", [True] * 1000)
     small = rows("rephrase", [False] * 10 + [True] * 990)  # 1 %: allowed

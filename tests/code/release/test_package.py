@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from serac_core.config import load_params
+from serac_core.release.gate import GateResult
 from serac_core.release.manifest import verify_release
 from serac_core.release.package import MissingArtifact, package_release
+from serac_core.release.widths import WidthResult, describe_live_edits, record_widths
 
 ITEM = {
     "key": "model/1",
@@ -93,6 +95,20 @@ def test_same_parts_give_the_same_bytes(workspace: Path) -> None:
     before = (package(workspace) / "manifest.json").read_bytes()
     (workspace / "params.yaml").write_text("seed: 3\nregistry: {dvc_remote: elsewhere}\n")
     assert (package(workspace) / "manifest.json").read_bytes() == before
+
+
+def test_the_widths_of_a_ramp_go_into_the_report_of_its_live_edits(workspace: Path) -> None:
+    passed = WidthResult(1, 1, {"edit/exact_match": 1.0}, GateResult(()))
+    record_widths(workspace, describe_live_edits(workspace), [passed])
+    (workspace / "build/evaluation/live/metrics.json").write_text('{"edit/exact_match": 0.5}')
+    rows = json.loads((package(workspace) / "report/widths.json").read_text())["widths"]
+    assert [(row["width"], row["edits"], row["passed"]) for row in rows] == [
+        ("1", 1, True),
+        ("all", 2, None),
+    ]
+    assert rows[1]["metrics"] == {"edit/exact_match": 0.5}
+    (workspace / "data/live/edits.jsonl").write_text('{"id": "e-1"}\n')
+    assert not (package(workspace) / "report/widths.json").exists()
 
 
 def test_missing_part_is_named_and_nothing_is_written(workspace: Path) -> None:

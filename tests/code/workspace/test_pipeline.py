@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
+import yaml
 from small_repository import sh
 
 from serac_core.workspace.candidate import share_cache, take_candidate
@@ -14,12 +15,14 @@ from serac_core.workspace.commands import GitFailed, command_environment, git, s
 from serac_core.workspace.pipeline import (
     RemoteUnreachable,
     StageFailed,
+    is_up_to_date,
     out_hash,
     push_data,
     reproduce,
     set_default_remote,
 )
 from serac_core.workspace.runs import start_run
+from serac_core.workspace.width import narrow, widen
 
 
 def test_stages_run_once_and_are_restored_in_the_next_clone(checkout: Path) -> None:
@@ -39,6 +42,38 @@ def test_stages_run_once_and_are_restored_in_the_next_clone(checkout: Path) -> N
     assert "copied" in said
     assert not any("git add" in line for line in said)
     assert "Use `dvc push`" in log
+
+
+def test_a_clone_without_data_knows_by_its_lock_whether_anything_changed(checkout: Path) -> None:
+    with start_run(checkout, "retrain") as run:
+        take_candidate(run)
+        set_default_remote(checkout, run.workspace, "")
+        assert not is_up_to_date(run.workspace, "count")
+        reproduce(run.workspace, ["count"], say=lambda line: None, log=run.log)
+        lock = (run.workspace / "dvc.lock").read_bytes()
+    (checkout / "dvc.lock").write_bytes(lock)
+    sh(checkout, "git", "add", "dvc.lock")
+    sh(checkout, "git", "commit", "--quiet", "-m", "lock")
+    with start_run(checkout, "retrain") as run:
+        take_candidate(run)
+        assert is_up_to_date(run.workspace, "count")
+        assert not (run.workspace / "count.txt").exists()
+        (run.workspace / "data/edits.jsonl").write_text('{"id": 2}\n')
+        assert not is_up_to_date(run.workspace, "count")
+
+
+def test_a_width_is_the_clones_alone_and_goes_without_a_trace(checkout: Path) -> None:
+    before = (checkout / "params.yaml").read_text()
+    with start_run(checkout, "retrain") as run:
+        take_candidate(run)
+        narrow(run.workspace, 50)
+        assert yaml.safe_load((run.workspace / "params.yaml").read_text()) == {
+            "seed": 1,
+            "retrain": {"width": 50},
+        }
+        widen(run.workspace)
+        assert git(run.workspace, "status", "--porcelain") == ""
+    assert (checkout / "params.yaml").read_text() == before
 
 
 def test_failed_stage_is_named_with_its_exit_code_and_words(checkout: Path) -> None:
