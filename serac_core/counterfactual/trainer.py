@@ -415,6 +415,16 @@ class _Logging(TrainerCallback):
         self._log.add(step, figures, examples=(step - self._first_step) * self._batch_size)
 
 
+class AfterStep(TrainerCallback):
+    """Tells the number of each step when it is done."""
+
+    def __init__(self, tell: Callable[[int], None]) -> None:
+        self._tell = tell
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._tell(state.global_step)
+
+
 class _FiniteGradients(TrainerCallback):
     """A finite loss can have gradients that aren't; they must not reach the weights."""
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 from statistics import fmean
@@ -80,6 +80,7 @@ def train(
     cache_dir: str | Path = ".serac/cache",
     device: Device = "auto",
     chat: ChatUse = "auto",
+    after_step: Callable[[int, CounterfactualModel], None] | None = None,
 ) -> dict[str, float]:
     """Train a causal or seq2seq model on `train.jsonl` and write it to `out`.
 
@@ -103,6 +104,9 @@ def train(
         model. Complete or absent.
     chat:
         Whether the model reads its input through its tokenizer's chat template.
+    after_step:
+        Called with the number of each step, from 1, and the model as it is then; not where
+        `counterfactual.processes` starts the processes that train.
 
     Returns
     -------
@@ -118,7 +122,7 @@ def train(
     """
     from transformers import set_seed
 
-    from serac_core.counterfactual.trainer import CounterfactualTrainer
+    from serac_core.counterfactual.trainer import AfterStep, CounterfactualTrainer
 
     processes = join(device, config.process_timeout)
     if processes.count == 1 and config.processes > 1:
@@ -189,6 +193,8 @@ def train(
         measure=measure,
         processes=processes,
     )
+    if after_step is not None:
+        trainer.add_callback(AfterStep(lambda step: after_step(step, model)))
     checkpoint = trainer.newest_checkpoint()
     if processes.is_main:
         before = next((line for line in log.read() if line["step"] == 0), None)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -64,6 +65,7 @@ def train(
     start: str = "",
     seed: int = 17,
     cache_dir: str | Path = ".serac/cache",
+    after_step: Callable[[int], None] | None = None,
 ) -> dict[str, float]:
     """Fine-tune the encoder on `train.jsonl` and write it to `out`.
 
@@ -79,6 +81,8 @@ def train(
     out:
         Folder: a sentence-transformers model, `cohort.json`, `log.jsonl` and, with
         `verifier_steps`, the verifier in `verifier`. Complete or absent.
+    after_step:
+        Called with the number of each step, from 1, before it is logged.
 
     Returns
     -------
@@ -139,6 +143,8 @@ def train(
         optimizer.step()
         examples += len(batch.texts)
         finished = step + 1
+        if after_step is not None:
+            after_step(finished)
         if finished % config.checkpoint_every == 0 or finished == config.max_steps:
             figures = {"loss/train": loss.item(), **_figures(model, cohort, measured)}
             log.add(finished, figures, examples)
