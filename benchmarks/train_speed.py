@@ -11,13 +11,15 @@ does other things the second are the ones to compare.
 `edit/acc` is the mean share of a target's tokens that the edited model says, all edits in memory,
 each asked by its prompt: ours through export, calibration, memory and router. A sample is measured
 every few steps, all edits where it is near the goal. Time to the goal counts, of ours, all of scope
-training and the counterfactual model's steps up to it; beside it these steps alone, for a prompt
-finds its own edit before scope training too, and the reference isn't asked for more.
+training and the counterfactual model's steps up to it; beside it these steps alone, for an edit's
+own prompt is the easiest query to route, and what scope training is for isn't asked of either.
 
 An edit of scope training is three texts, as many different ones as the reference's classifier reads
 of an edit (query, key, probe); one of counterfactual training is an example. Floors are a forward
 and a backward pass of the same batches, without padding (scope), optimizer or log, right after the
-steps that they are compared with; of memory building, the encoder passes alone.
+steps that they are compared with; of memory building, the encoder passes alone. The rate of a
+training is that of all it does, its own figures and checkpoints included; the rate of its steps is
+that of the median step.
 """
 
 from __future__ import annotations
@@ -26,17 +28,16 @@ import argparse
 import json
 import os
 import tempfile
-import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from statistics import fmean, median
+from statistics import fmean
 from typing import Any
 
 import torch
 from reference_loop import BATCH, ReferenceLoop
+from turns import PLACES, Phase, Progress, Rival, Stopwatch, rates_of
 
 from serac_core.base.language_model import LanguageModel, answer_logits
 from serac_core.config import CalibrationConfig, Params, load_params
@@ -65,206 +66,7 @@ from serac_core.scope.training import freeze
 from serac_core.scope.training import train as train_scope
 
 TEXTS_OF_AN_EDIT = 3
-_SAMPLE = 200  # edits that are measured until they are near the goal
-_NEAR = 0.99  # of the sample, from which all are measured
-_FLOOR_EVERY = 10  # steps
 _WITHOUT_START = {"max_steps": 300, "learning_rate": 6e-4}  # as params.yaml says
-
-
-@dataclass
-class Stopwatch:
-    """Seconds of the clock and of the processor while it runs."""
-
-    clock: float = 0.0
-    processor: float = 0.0
-    _since: tuple[float, float] | None = None
-
-    def __enter__(self) -> Stopwatch:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def start(self) -> None:
-        self._since = time.perf_counter(), time.process_time()
-
-    def stop(self) -> None:
-        if self._since is not None:
-            clock, processor = self._since
-            self.clock += time.perf_counter() - clock
-            self.processor += time.process_time() - processor
-            self._since = None
-
-    def reading(self) -> tuple[float, float]:
-        """(clock, processor) so far; it stands."""
-        return self.clock, self.processor
-
-    def as_dict(self) -> dict[str, float]:
-        return {"seconds": round(self.clock, 3), "processor_seconds": round(self.processor, 3)}
-
-
-@dataclass
-class Progress:
-    """`edit/acc` on the way to the goal.
-
-    Attributes
-    ----------
-    curve:
-        Step, seconds, and `edit/acc` of how many edits.
-    reached:
-        The point of the curve where all edits together are at the goal.
-    """
-
-    goal: float
-    curve: list[dict[str, float]] = field(default_factory=list)
-    reached: dict[str, float] | None = None
-
-    def measure(
-        self,
-        name: str,
-        step: int,
-        spent: tuple[float, float],
-        edits: Sequence[Edit],
-        accuracy: Callable[[Sequence[Edit]], float],
-    ) -> None:
-        """Measure a sample, and all edits where it is near the goal."""
-        for asked in (edits[:_SAMPLE], edits):
-            found = accuracy(asked)
-            point = {
-                "step": step,
-                "seconds": round(spent[0], 3),
-                "processor_seconds": round(spent[1], 3),
-                "edit/acc": found,
-                "edits": len(asked),
-            }
-            self.curve.append(point)
-            tell(
-                f"{name}: step {step} edit/acc {found:.5f} of {len(asked)} edits, "
-                f"{spent[0]:.1f} s ({spent[1]:.1f} s of the processor)"
-            )
-            if len(asked) == len(edits) and found >= self.goal:
-                self.reached = point
-            if found < min(_NEAR, self.goal) or len(asked) == len(edits):
-                return
-
-
-class Rival:
-    """A reference loop that runs in turns until it is at the goal or its time is up."""
-
-    def __init__(
-        self, name: str, loop: ReferenceLoop, edits: Sequence[Edit], asked: argparse.Namespace
-    ) -> None:
-        self.name = name
-        self.loop = loop
-        self.progress = Progress(asked.goal)
-        self._watch = Stopwatch()
-        self._edits = edits
-        self._cap: float = asked.cap
-        self._every: int = asked.measure_every
-        self._most: int | None = asked.steps
-
-    @property
-    def done(self) -> bool:
-        if self._most is not None:
-            return self.loop.steps >= self._most
-        return self.progress.reached is not None or self._watch.clock >= self._cap
-
-    def run_for(self, seconds: float) -> None:
-        """Steps for so long, at least one."""
-        until = self._watch.clock + seconds
-        while not self.done:
-            with self._watch:
-                self.loop.step()
-            if self._most is None and self.loop.steps % self._every == 0:
-                self._measure()
-            if self._watch.clock >= until:
-                break
-
-    def as_dict(self) -> dict[str, Any]:
-        clock, processor = self._watch.reading()
-        return {
-            "steps": self.loop.steps,
-            **self._watch.as_dict(),
-            "edits_per_second": BATCH * self.loop.steps / clock,
-            "edits_per_processor_second": BATCH * self.loop.steps / processor,
-            "reached": self.progress.reached,
-            "curve": self.progress.curve,
-        }
-
-    def _measure(self) -> None:
-        self.progress.measure(
-            self.name,
-            self.loop.steps,
-            self._watch.reading(),
-            self._edits,
-            lambda some: self.loop.accuracy(some, self._edits),
-        )
-
-
-class Phase:
-    """One of our trainings, in turns with the rivals.
-
-    Parameters
-    ----------
-    floor:
-        Does a step's passes and nothing else; gives how long, in seconds of clock and processor.
-    look:
-        Looks at the model after a step, the watch standing.
-    """
-
-    def __init__(
-        self,
-        rivals: Sequence[Rival],
-        turn: float,
-        edits_of_step: Callable[[int], float],
-        floor: Callable[[int], tuple[float, float]],
-        look: Callable[[int, Any, tuple[float, float]], None] = lambda *_: None,
-    ) -> None:
-        self.watch = Stopwatch()
-        self._rivals = rivals
-        self._turn = turn
-        self._edits_of_step = edits_of_step
-        self._floor = floor
-        self._look = look
-        self._before = (0.0, 0.0)
-        self._turn_began = 0.0
-        self._steps: list[tuple[float, float]] = []
-        self._beside: list[tuple[tuple[float, float], tuple[float, float]]] = []
-        self._edits = 0.0
-
-    def after_step(self, step: int, model: Any = None) -> None:
-        self.watch.stop()
-        now = self.watch.reading()
-        took = now[0] - self._before[0], now[1] - self._before[1]
-        self._steps.append(took)
-        self._edits += self._edits_of_step(step)
-        if step % _FLOOR_EVERY == _FLOOR_EVERY // 2:
-            self._beside.append((took, self._floor(step)))
-        self._look(step, model, now)
-        if now[0] - self._turn_began >= self._turn:
-            for rival in self._rivals:
-                rival.run_for(now[0] - self._turn_began)
-            self._turn_began = now[0]
-        self._before = now
-        self.watch.start()
-
-    def as_dict(self) -> dict[str, Any]:
-        clock, processor = self.watch.reading()
-        found = {
-            "steps": len(self._steps),
-            **self.watch.as_dict(),
-            "step_seconds": median(took for took, _ in self._steps),
-            "step_processor_seconds": median(took for _, took in self._steps),
-            "edits": self._edits,
-            "edits_per_second": self._edits / clock,
-            "edits_per_processor_second": self._edits / processor,
-        }
-        if self._beside:
-            for place, of in enumerate(("floor_ratio", "floor_processor_ratio")):
-                steps = sum(took[place] for took, _ in self._beside)
-                found[of] = steps / sum(floor[place] for _, floor in self._beside)
-        return found
 
 
 def main() -> None:
@@ -352,9 +154,10 @@ def _times_faster(ours: dict[str, Any], reference: dict[str, Any]) -> dict[str, 
     """Of a reference that is not at the goal, how many times sooner ours is there at least."""
     times = {}
     until = reference["reached"] or reference
-    for place in ("second", "processor_second"):
+    for place in PLACES:
         rate = f"edits_per_{place}"
         times[rate] = ours[rate] / reference[rate]
+        times[f"{rate}_of_steps"] = ours[f"{rate}_of_steps"] / reference[rate]
         for name in ("reached", "reached_by_counterfactual_alone"):
             if ours[name]:
                 times[f"{name}_{place}s"] = until[f"{place}s"] / ours[name][f"{place}s"]
@@ -379,11 +182,11 @@ def _train_ours(
     steps, size = params.counterfactual.max_steps, params.counterfactual.batch_size
     with Stopwatch() as watch:
         batches = _scope_batches(params, edits, training_set)
-    done("data, scope", _rates(watch, sum(map(_edits_of, batches))))
+    done("data, scope", rates_of(watch, sum(map(_edits_of, batches))))
     with Stopwatch() as watch:
         examples = TrainingExamples(edits, start, steps=steps, batch_size=size, seed=params.seed)
         drawn = [examples[place] for place in range(len(examples))]
-    done("data, counterfactual", _rates(watch, len(drawn)))
+    done("data, counterfactual", rates_of(watch, len(drawn)))
 
     scope = Phase(
         rivals,
@@ -404,22 +207,26 @@ def _train_ours(
         )
     done("scope", scope.as_dict())
 
-    with Stopwatch() as watch:
-        export_encoder(folder / "scope", training_set, folder / "onnx", params.export)
-    done("export", _rates(watch, len(edits)))
-    with Stopwatch() as watch:
-        build_memories(edits, folder / "onnx", folder / "memory", cache)
-    keys = EditRows.of(edits)[1]
-    with Stopwatch() as floor:
-        for encoder in exported_encoders(folder / "onnx", params.export.provider).values():
-            encoder.encode(keys, batch_size=1)
-    ratios = {
-        "floor_ratio": watch.clock / floor.clock,
-        "floor_processor_ratio": watch.processor / floor.processor,
-    }
-    done("memory", {**_rates(watch, len(edits)), **ratios})
+    def serve() -> None:
+        with Stopwatch() as watch:
+            export_encoder(folder / "scope", training_set, folder / "onnx", params.export)
+        done("export", rates_of(watch, len(edits)))
+        with Stopwatch() as watch:
+            build_memories(edits, folder / "onnx", folder / "memory", cache)
+        keys = EditRows.of(edits)[1]
+        with Stopwatch() as floor:
+            for encoder in exported_encoders(folder / "onnx", params.export.provider).values():
+                encoder.encode(keys, batch_size=1)
+        ratios = {
+            "floor_ratio": watch.clock / floor.clock,
+            "floor_processor_ratio": watch.processor / floor.processor,
+        }
+        done("memory", {**rates_of(watch, len(edits)), **ratios})
 
-    accuracy = None if asked.steps else _EditedAccuracy(params, edits, folder)
+    accuracy = None
+    if not asked.steps:
+        serve()
+        accuracy = _EditedAccuracy(params, edits, folder)
     progress = Progress(asked.goal)
     before = scope.watch.reading()
 
@@ -443,6 +250,8 @@ def _train_ours(
             after_step=counterfactual.after_step,
         )
     done("counterfactual", counterfactual.as_dict())
+    if asked.steps:
+        serve()
     own = counterfactual.watch.reading()
     ours: dict[str, Any] = {
         "seconds": round(before[0] + own[0], 3),
@@ -460,9 +269,9 @@ def _train_ours(
         trained = CounterfactualModel.load(folder / "counterfactual", "cpu", "float32")
         ours["edit/acc"] = accuracy.of(trained, edits)
         ours["routed_to_own_edit"] = accuracy.routed_right
-    for place in ("second", "processor_second"):
-        rates = [phases[name][f"edits_per_{place}"] for name in ("scope", "counterfactual")]
-        ours[f"edits_per_{place}"] = 1 / sum(1 / rate for rate in rates)
+    for place in PLACES:
+        for rate in (f"edits_per_{place}", f"edits_per_{place}_of_steps"):
+            ours[rate] = 1 / sum(1 / phases[name][rate] for name in ("scope", "counterfactual"))
     return {"phases": phases, "ours": ours}
 
 
@@ -571,15 +380,6 @@ def _counterfactual_floor(
     return floor
 
 
-def _rates(watch: Stopwatch, edits: float) -> dict[str, Any]:
-    return {
-        **watch.as_dict(),
-        "edits": edits,
-        "edits_per_second": edits / watch.clock,
-        "edits_per_processor_second": edits / watch.processor,
-    }
-
-
 def table(found: dict[str, Any]) -> list[str]:
     """The figures for people."""
     machine = found["machine"]
@@ -587,15 +387,20 @@ def table(found: dict[str, Any]) -> list[str]:
         f"{found['edits']} edits, {machine['threads']} threads, load {machine['load_average']} to "
         f"{machine['load_average_after']}, scope start {found['start'] or 'none'}; seconds of the "
         "clock, in brackets of the processor",
-        f"{'':<24} {'edits':>7} {'seconds':>18} {'edits/s':>18} {'times the floor':>16}",
+        f"{'':<24} {'edits':>7} {'seconds':>17} {'edits/s':>17} {'of steps':>17} "
+        f"{'times the floor':>16}",
     ]
     for name, phase in found["phases"].items():
         floor = ""
         if "floor_ratio" in phase:
             floor = f"{phase['floor_ratio']:.2f} ({phase['floor_processor_ratio']:.2f})"
-        lines.append(f"{name:<24} {phase['edits']:7.0f} {_spent(phase)} {_rate(phase)} {floor:>16}")
+        lines.append(
+            f"{name:<24} {phase['edits']:7.0f} {_spent(phase)} {_rate(phase)} "
+            f"{_rate(phase, '_of_steps'):>17} {floor:>16}".rstrip()
+        )
     ours = found["ours"]
-    lines.append(f"{'ours, both trainings':<24} {'':>7} {_spent(ours)} {_rate(ours)}")
+    of_steps = _rate(ours, "_of_steps")
+    lines.append(f"{'ours, both trainings':<24} {'':>7} {_spent(ours)} {_rate(ours)} {of_steps}")
     for name, reference in found["references"].items():
         edits = reference["steps"] * BATCH
         lines.append(f"{name:<24} {edits:7.0f} {_spent(reference)} {_rate(reference)}")
@@ -611,9 +416,10 @@ def table(found: dict[str, Any]) -> list[str]:
     for name, reference in found["references"].items():
         times = reference["times_faster"]
         bound = "" if reference["reached"] else "at least "
-        lines.append(
-            f"{name}: ours does {_times(times, 'edits_per_second')} as many edits a second"
-        )
+        lines += [
+            f"{name}: ours does {_times(times, 'edits_per_second')} as many edits a second,",
+            f"  {_times(times, 'edits_per_second_of_steps')} in its steps",
+        ]
         if "reached_seconds" in times:
             lines += [
                 f"  is at the goal {bound}{_times(times, 'reached_seconds')} sooner,",
@@ -632,8 +438,12 @@ def _spent(found: dict[str, Any]) -> str:
     return f"{found['seconds']:8.1f} ({found['processor_seconds']:6.1f})"
 
 
-def _rate(found: dict[str, Any]) -> str:
-    return f"{found['edits_per_second']:8.1f} ({found['edits_per_processor_second']:6.1f})"
+def _rate(found: dict[str, Any], of: str = "") -> str:
+    """Empty where there is none."""
+    if f"edits_per_second{of}" not in found:
+        return ""
+    clock, processor = (found[f"edits_per_{place}{of}"] for place in PLACES)
+    return f"{clock:8.1f} ({processor:6.1f})"
 
 
 if __name__ == "__main__":

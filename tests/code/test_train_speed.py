@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-_HERE = Path(__file__).parent
-sys.path.append(str(_HERE / "base"))
-sys.path.append(str(_HERE / "scope"))
-sys.path.append(str(_HERE.parents[1] / "benchmarks"))
+sys.path.append(str(Path(__file__).parent / "base"))
+sys.path.append(str(Path(__file__).parent / "scope"))
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
 import train_speed
 from reference_loop import BATCH, ReferenceLoop
