@@ -124,8 +124,8 @@ class ReferenceLoop:
         before_BTV = log_softmax(before_BTV, -1)
         kl_BT = (before_BTV.exp() * (before_BTV - after_BTV)).sum(-1)
         mask_BT = _padded(outside)[1]
-        loss = _EDIT_WEIGHT * nll + _LOCALITY_WEIGHT * (kl_BT * mask_BT).sum() / mask_BT.sum()
-        (loss / self._accumulate).backward()  # type: ignore[no-untyped-call]
+        loss: Any = _EDIT_WEIGHT * nll + _LOCALITY_WEIGHT * (kl_BT * mask_BT).sum() / mask_BT.sum()
+        (loss / self._accumulate).backward()
         self.steps += 1
         if self.steps % self._accumulate == 0:
             torch.nn.utils.clip_grad_norm_(self._trained, _GRADIENT_BOUND, error_if_nonfinite=True)
