@@ -177,6 +177,8 @@ def _train_ours(
     def done(name: str, phase: dict[str, Any]) -> None:
         phases[name] = phase
         tell(f"{name}: {json.dumps(phase)}")
+        for rival in rivals:
+            tell(f"{rival.name}: {rival.said()}")
 
     start = LanguageModel.load(params.models.counterfactual, "cpu", "float32")
     steps, size = params.counterfactual.max_steps, params.counterfactual.batch_size

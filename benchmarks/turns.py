@@ -17,8 +17,8 @@ from serac_core.progress import tell
 PLACES = ("second", "processor_second")
 """How rates are named; the first is the clock's."""
 _SAMPLE = 200  # edits that are measured until they are near the goal
-_NEAR = 0.99  # of the sample, from which all are measured
-_FLOOR_EVERY = 10  # steps
+_NEAR = 0.997  # of the sample, from which all are measured
+_FLOOR_EVERY = 5  # steps
 
 
 @dataclass
@@ -130,6 +130,11 @@ class Rival:
                 self._measure()
             if self._watch.clock >= until:
                 break
+
+    def said(self) -> str:
+        """How far it is, for people."""
+        clock, processor = self._watch.reading()
+        return f"{self.loop.steps} steps, {clock:.1f} s ({processor:.1f} s of the processor)"
 
     def as_dict(self) -> dict[str, Any]:
         clock, processor = self._watch.reading()
