@@ -16,7 +16,7 @@ own prompt is the easiest query to route, and what scope training is for isn't a
 
 An edit of scope training is three texts, as many different ones as the reference's classifier reads
 of an edit (query, key, probe); one of counterfactual training is an example. Floors are a forward
-and a backward pass of the same batches, without padding (scope), optimizer or log, right after the
+and a backward pass of the same batches, without loss (scope), optimizer or log, right after the
 steps that they are compared with; of memory building, the encoder passes alone. The rate of a
 training is that of all it does, its own figures and checkpoints included; the rate of its steps is
 that of the median step.
@@ -28,7 +28,6 @@ import argparse
 import json
 import os
 import tempfile
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
@@ -66,6 +65,7 @@ from serac_core.scope.training import freeze
 from serac_core.scope.training import train as train_scope
 
 TEXTS_OF_AN_EDIT = 3
+_CHUNK = 64  # texts of a pass, as in `quick_vectors`
 _WITHOUT_START = {"max_steps": 300, "learning_rate": 6e-4}  # as params.yaml says
 
 
@@ -339,7 +339,7 @@ def _calibrate(settings: CalibrationConfig, folder: Path) -> None:
 
 
 def _scope_floor(params: Params, batches: Sequence[Batch]) -> Callable[[int], tuple[float, float]]:
-    """Both passes of the encoder over a step's texts, those of as many tokens together."""
+    """Both passes of the encoder over a step's texts, in the parts that `quick_vectors` makes."""
     model = load_begun(params.models.encoder, params.models.scope_start).eval()
     freeze(model, params.scope)
     network: Any = model[0].auto_model
@@ -347,13 +347,16 @@ def _scope_floor(params: Params, batches: Sequence[Batch]) -> Callable[[int], tu
         network.set_attn_implementation("eager")
 
     def floor(step: int) -> tuple[float, float]:
-        of_length: dict[int, list[list[int]]] = defaultdict(list)
-        for ids in model.tokenizer(list(batches[step - 1].texts))["input_ids"]:
-            of_length[len(ids)].append(ids)
-        inputs = [torch.tensor(rows) for rows in of_length.values()]
+        texts = batches[step - 1].texts
+        tokens = model.tokenizer(list(texts))["input_ids"]
+        order = sorted(texts, key=dict(zip(texts, map(len, tokens), strict=True)).__getitem__)
+        parts = [
+            model.tokenizer(order[first : first + _CHUNK], padding=True, return_tensors="pt")
+            for first in range(0, len(order), _CHUNK)
+        ]
         with Stopwatch() as watch:
             with quick_autocast():
-                vectors = [network(input_ids=rows).last_hidden_state.mean(1) for rows in inputs]
+                vectors = [network(**part).last_hidden_state.mean(1) for part in parts]
             torch.cat(vectors).float().square().sum().backward()
         model.zero_grad()
         return watch.reading()
