@@ -35,7 +35,7 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from reference_loop import BATCH, ReferenceLoop
+from reference_loop import ReferenceLoop
 from turns import PLACES, Phase, Progress, Rival, Stopwatch, rates_of
 
 from serac_core.base.language_model import LanguageModel, answer_logits
@@ -155,9 +155,8 @@ def _times_faster(ours: dict[str, Any], reference: dict[str, Any]) -> dict[str, 
     times = {}
     until = reference["reached"] or reference
     for place in PLACES:
-        rate = f"edits_per_{place}"
-        times[rate] = ours[rate] / reference[rate]
-        times[f"{rate}_of_steps"] = ours[f"{rate}_of_steps"] / reference[rate]
+        for rate in (f"edits_per_{place}", f"edits_per_{place}_of_steps"):
+            times[rate] = ours[rate] / reference[rate]
         for name in ("reached", "reached_by_counterfactual_alone"):
             if ours[name]:
                 times[f"{name}_{place}s"] = until[f"{place}s"] / ours[name][f"{place}s"]
@@ -407,8 +406,10 @@ def table(found: dict[str, Any]) -> list[str]:
     of_steps = _rate(ours, "_of_steps")
     lines.append(f"{'ours, both trainings':<24} {'':>7} {_spent(ours)} {_rate(ours)} {of_steps}")
     for name, reference in found["references"].items():
-        edits = reference["steps"] * BATCH
-        lines.append(f"{name:<24} {edits:7.0f} {_spent(reference)} {_rate(reference)}")
+        lines.append(
+            f"{name:<24} {reference['edits']:7.0f} {_spent(reference)} {_rate(reference)} "
+            f"{_rate(reference, '_of_steps')}"
+        )
     if ours["curve"]:
         lines += ["", f"To edit/acc >= {found['goal']}:"]
         for name, one in (("ours", ours), *found["references"].items()):

@@ -113,6 +113,7 @@ class Rival:
         self._cap: float = asked.cap
         self._every: int = asked.measure_every
         self._most: int | None = asked.steps
+        self._steps: list[tuple[float, float]] = []
 
     @property
     def done(self) -> bool:
@@ -124,8 +125,11 @@ class Rival:
         """Steps for so long, at least one."""
         until = self._watch.clock + seconds
         while not self.done:
+            before = self._watch.reading()
             with self._watch:
                 self.loop.step()
+            now = self._watch.reading()
+            self._steps.append((now[0] - before[0], now[1] - before[1]))
             if self._most is None and self.loop.steps % self._every == 0:
                 self._measure()
             if self._watch.clock >= until:
@@ -137,12 +141,9 @@ class Rival:
         return f"{self.loop.steps} steps, {clock:.1f} s ({processor:.1f} s of the processor)"
 
     def as_dict(self) -> dict[str, Any]:
-        clock, processor = self._watch.reading()
         return {
             "steps": self.loop.steps,
-            **self._watch.as_dict(),
-            "edits_per_second": BATCH * self.loop.steps / clock,
-            "edits_per_processor_second": BATCH * self.loop.steps / processor,
+            **_of_training(self._watch, BATCH * self.loop.steps, self._steps),
             "reached": self.progress.reached,
             "curve": self.progress.curve,
         }
@@ -205,11 +206,10 @@ class Phase:
         self.watch.start()
 
     def as_dict(self) -> dict[str, Any]:
-        found: dict[str, Any] = {"steps": len(self._steps), **rates_of(self.watch, self._edits)}
-        for place, of in enumerate(PLACES):
-            step = median(took[place] for took in self._steps)
-            found[f"step_{of}s"] = step
-            found[f"edits_per_{of}_of_steps"] = self._edits / len(self._steps) / step
+        found = {
+            "steps": len(self._steps),
+            **_of_training(self.watch, self._edits, self._steps),
+        }
         if self._beside:
             for place, of in enumerate(("floor_ratio", "floor_processor_ratio")):
                 steps = sum(took[place] for took, _ in self._beside)
@@ -225,3 +225,15 @@ def rates_of(watch: Stopwatch, edits: float) -> dict[str, Any]:
         "edits_per_second": edits / watch.clock,
         "edits_per_processor_second": edits / watch.processor,
     }
+
+
+def _of_training(
+    watch: Stopwatch, edits: float, steps: Sequence[tuple[float, float]]
+) -> dict[str, Any]:
+    """The same, and the median step's."""
+    found = rates_of(watch, edits)
+    for place, of in enumerate(PLACES):
+        step = median(took[place] for took in steps)
+        found[f"step_{of}s"] = step
+        found[f"edits_per_{of}_of_steps"] = edits / len(steps) / step
+    return found
