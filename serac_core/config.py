@@ -208,10 +208,9 @@ class OwnScopeConfig(ScopeConfig):
 class OwnCounterfactualConfig(CounterfactualConfig):
     """Of a counterfactual model that is trained on people's own edit sets."""
 
-    max_steps: int = Field(800, ge=1, description="Optimizer steps.")
+    max_steps: int = Field(240, ge=1, description="Optimizer steps.")
     batch_size: int = Field(64, ge=1, description="Examples a step.")
-    checkpoint_every: int = Field(100, ge=1, description="Steps between checkpoints.")
-    yes_no_share: float = Field(0.4, ge=0, lt=1, description="As in `counterfactual`.")
+    checkpoint_every: int = Field(80, ge=1, description="Steps between checkpoints.")
 
 
 class OwnEditsConfig(_Section):

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from tiny_training import ASKED, CONFIG, PLACES, edits, save_encoder, save_training_set
 
 from serac_core.config import ExportConfig, Params
+from serac_core.counterfactual import CounterfactualModel
 from serac_core.edits.jsonl import read_edits, write_edits
 from serac_core.edits.record import Edit
 from serac_core.evaluation.own_edits import train_on_edits
@@ -336,14 +337,23 @@ def test_an_export_keeps_the_vectors_of_its_cohort(
         np.testing.assert_allclose(kept, fresh, atol=1e-3)
 
 
-def test_a_classifier_is_trained_on_any_edit_set(encoder: Path, tmp_path: Path) -> None:
+def test_models_are_trained_on_any_edit_set(encoder: Path, tmp_path: Path) -> None:
+    base = str(Path(__file__).parents[3] / "data" / "demo_model")  # reads the world's long wordings
     places = tuple(f"place{number}" for number in range(60))  # no class is small
     plain = [edit.model_copy(update={"relation": None}) for edit in edits(places)]
     write_edits(tmp_path / "own.jsonl", plain)
     params = Params.model_validate(
         {
-            "models": {"encoder": str(encoder), "scope_start": ""},
-            "own_edits": {"scope": CONFIG.model_dump()},
+            "models": {
+                "base": base,
+                "counterfactual": base,
+                "encoder": str(encoder),
+                "scope_start": "",
+            },
+            "own_edits": {
+                "scope": CONFIG.model_dump(),
+                "counterfactual": {"max_steps": 2, "batch_size": 4, "checkpoint_every": 2},
+            },
             "export": {"variants": ["fp32"]},
             "training_set": {"train_edits": 20, "asked_edits": 20},
         }
@@ -354,6 +364,7 @@ def test_a_classifier_is_trained_on_any_edit_set(encoder: Path, tmp_path: Path) 
         tmp_path / "out",
         params,
         traffic=[concerning, free],
+        answers=True,
         world=WORLD,
         cache_dir=tmp_path / "c",
     )
@@ -379,6 +390,8 @@ def test_a_classifier_is_trained_on_any_edit_set(encoder: Path, tmp_path: Path) 
     assert json.loads((out / "scope" / "calibration.json").read_text())["variants"].keys() == {
         "fp32"
     }
+    model = CounterfactualModel.load(out / "counterfactual")
+    assert len(model.answer(plain[:2], [edit.prompt for edit in plain[:2]], 2)) == 2
 
 
 def test_calibration_states_its_rates_and_lists_the_misrouted(
