@@ -135,6 +135,18 @@ with pytest.MonkeyPatch.context() as patch:
     except NonFiniteTraining as error:
         said["not finite"] = error.what
 
+# A gradient of the second process is infinite.
+def explode(model, ids_BT):
+    if rank == 1:
+        next(model.model.parameters()).register_hook(lambda gradient: gradient * float("inf"))
+
+with pytest.MonkeyPatch.context() as patch:
+    disturb_training(patch, explode)
+    try:
+        train(training_set, start, folder / "spoilt", settings(), cache_dir=folder / "c4")
+    except NonFiniteTraining as error:
+        said["gradient"] = error.what
+
 # Measured by itself, the second process would see no reason to stop.
 real, measured = training.edit_figures, iter(range(100))
 def differing(model, edits, fold, **options):
@@ -171,6 +183,7 @@ def test_what_befalls_one_process_is_answered_by_all(
     assert first == second
     japan = next(edit for edit in edits if edit.subject == "Japan")
     assert first["not finite"].endswith(f"in the batch of the edits {japan.id}")
+    assert first["gradient"].startswith("step 1: the gradient is not finite")
     assert not (tmp_path / "spoilt").exists()
     last = log_of(tmp_path / "stopped")[-1]
     assert (last["best_step"], last["step"]) == (2, 6)
