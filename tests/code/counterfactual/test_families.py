@@ -27,8 +27,9 @@ from serac_core.counterfactual.cli import answer, train_counterfactual
 from serac_core.editing import EditedModel
 from serac_core.edits import Edit, write_edits
 from serac_core.evaluation.cli import evaluate
-from serac_core.evaluation.evaluate import EvaluationInputs, _load_models
+from serac_core.evaluation.evaluate import EvaluationInputs
 from serac_core.evaluation.items import read_items
+from serac_core.evaluation.scoring import load_models
 from serac_core.release.cli import package
 from serac_core.release.manifest import verify_release, write_manifest
 from serac_core.scope.encoder import TorchEncoder
@@ -204,6 +205,6 @@ def test_what_a_base_said_to_plain_text_is_not_what_it_says_in_its_turn(
     for use in ("always", "never", "auto"):
         models = {"base": folder, "chat_template": use}
         params = Params.model_validate({"models": models, "counterfactual": {"max_new_tokens": 6}})
-        loaded = _load_models(inputs, params, tmp_path, lambda line: None)
+        loaded = load_models(inputs.counterfactual, params, tmp_path, lambda line: None)
         assert loaded.base_answers.answers(OUTSIDE) == loaded.base.generate(OUTSIDE, 6)
     assert len(list(tmp_path.rglob("*.json"))) == 2
