@@ -30,7 +30,7 @@ def test_every_key_is_described() -> None:
     check(Params.model_fields, "")
 
 
-def test_a_classifier_for_own_edits_has_every_setting_of_the_others() -> None:
+def test_models_for_own_edits_have_every_setting_of_the_others() -> None:
     shipped = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     for section, settings in shipped["own_edits"].items():
         assert set(settings) == set(shipped[section])
