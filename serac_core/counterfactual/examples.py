@@ -139,17 +139,16 @@ def draw_example(
     edit = rng.choice(edits)
     wordings = (edit.prompt, *rephrasings_of(edit))
     statement = edit.prompt if rng.random() < 0.6 else rng.choice(wordings)
-    target = format_target(_target(edit, edits, pieces, rng))
-    query, answer = rng.choice(wordings), target
-    claims = _claims(edit, rng) if rng.random() < yes_no_share else []
+    query = rng.choice(wordings)
+    lead_in = rng.choice(_LEAD_INS) if rng.random() < 0.15 else ""
+    target = answer = format_target(_target(edit, edits, pieces, rng))
+    claims = _claims(edit, rng) if yes_no_share and rng.random() < yes_no_share else []
     if claims:
         claim = rng.choice(claims)
         is_edited = rng.random() < 0.5
         value = target if is_edited else _other_value(target, edit, edits, pieces, rng)
         query, answer = claim.asked(value), claim.reply(is_edited)
-    if rng.random() < 0.15:
-        query = rng.choice(_LEAD_INS) + query
-    return TrainingExample(format_input(statement, target, query), answer, edit.id)
+    return TrainingExample(format_input(statement, target, lead_in + query), answer, edit.id)
 
 
 def _claims(edit: Edit, rng: Random) -> list[Claim]:

@@ -9,8 +9,9 @@ the router come from the evaluation:
 - `edit/acc_train`, `edit/acc_val`: token accuracy on the edit prompts (EasyEdit's definition);
 - `edit/exact_match_*`: the whole answer right, on the edit prompts; `generalization_*`: on the
   rephrasings;
-- `edit/yes_no_*`: whether the edit says this or that, answered right; a few questions an edit, with
-  its own answer and with another, half of them denying, in frames kept from training;
+- `edit/yes_no_*`, where `counterfactual.yes_no_share` trains it: whether the edit says this or
+  that, answered right; with its own answer and with another, half of them denying, in frames kept
+  from training;
 - `edit/exact_match_before`: on the edits of `val`, of the model that training starts from, so
   that one sees what fine-tuning adds;
 - `acc/pre_*`, `acc/post_*`: token accuracy on the locality probes that have a ground truth, of
@@ -23,13 +24,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 from statistics import fmean
 from typing import TYPE_CHECKING
 
 from serac_core.base.chat import ChatUse
-from serac_core.base.language_model import LanguageModel
+from serac_core.base.language_model import LanguageModel, TextTooLong
 from serac_core.base.loading import Device, stored_dtype
 from serac_core.config import CounterfactualConfig
 from serac_core.counterfactual.description import Description, write_description
@@ -176,11 +178,12 @@ def train(
     samples = _samples(folds, _SAMPLE, seed)
 
     def measure() -> dict[str, float]:
-        return {
-            figure: value
-            for fold, edits in samples.items()
-            for figure, value in edit_figures(model, edits, fold).items()
-        }
+        figures: dict[str, float] = {}
+        for fold, edits in samples.items():
+            figures |= edit_figures(model, edits, fold)
+            if config.yes_no_share:
+                figures |= _yes_no_figure(model, edits, fold)
+        return figures
 
     trainer = CounterfactualTrainer(
         model.language_model,
@@ -247,8 +250,7 @@ def _keep(
 def edit_figures(
     model: CounterfactualModel, edits: Sequence[Edit], fold: str, rephrasings: int = _SAMPLE
 ) -> dict[str, float]:
-    """`edit/acc`, `edit/exact_match`, `generalization` and `edit/yes_no` of a fold, given the gold
-    edits.
+    """`edit/acc`, `edit/exact_match` and `generalization` of a fold, given the gold edits.
 
     Parameters
     ----------
@@ -257,24 +259,33 @@ def edit_figures(
     """
     asked = [(edit, query, edit.target_new) for edit in edits for query in rephrasings_of(edit)]
     asked = Random(fold).sample(asked, min(rephrasings, len(asked)))
-    yes_no = [(found.edit, found.query, found.answer) for found in yes_no_questions(edits)]
-    yes_no = Random(fold).sample(yes_no, min(rephrasings, len(yes_no)))
-    rows = [(edit, edit.prompt, edit.target_new) for edit in edits] + asked + yes_no
+    rows = [(edit, edit.prompt, edit.target_new) for edit in edits] + asked
     scores = model.score(
         [edit for edit, _, _ in rows],
         [query for _, query, _ in rows],
-        [reply for *_, reply in rows],
+        [target for *_, target in rows],
     )
-    prompts, rephrased = scores[: len(edits)], scores[len(edits) : len(edits) + len(asked)]
+    prompts, rephrased = scores[: len(edits)], scores[len(edits) :]
     figures = {
         f"edit/acc_{fold}": fmean(score.accuracy for score in prompts),
         f"edit/exact_match_{fold}": fmean(score.exact for score in prompts),
     }
     if rephrased:
         figures[f"generalization_{fold}"] = fmean(score.exact for score in rephrased)
-    if yes_no:
-        figures[f"edit/yes_no_{fold}"] = fmean(score.exact for score in scores[-len(yes_no) :])
     return figures
+
+
+def _yes_no_figure(
+    model: CounterfactualModel, edits: Sequence[Edit], fold: str
+) -> dict[str, float]:
+    """`edit/yes_no` of a fold, on the questions that fit the model; none if none does."""
+    questions = yes_no_questions(edits)
+    right = []
+    for asked in Random(fold).sample(questions, min(_SAMPLE, len(questions))):
+        with suppress(TextTooLong):
+            (score,) = model.score([asked.edit], [asked.query], [asked.answer])
+            right.append(score.exact)
+    return {f"edit/yes_no_{fold}": fmean(right)} if right else {}
 
 
 def _measure_in_context(

@@ -260,3 +260,16 @@ def test_what_can_not_be_trained_is_refused_before_training(
     with pytest.raises(EmptyTrainingSet, match=r"train\.jsonl"):
         attempt()
     assert not (tmp_path / "c").exists() and not (tmp_path / "o").exists()
+
+
+def test_yes_no_questions_are_trained_and_measured_where_asked_for(
+    tiny: Tiny, training_set: Path, tmp_path: Path
+) -> None:
+    model = str(tiny("gpt2"))
+    for share, out in ((0.0, "without"), (0.5, "with")):
+        config = settings(yes_no_share=share)
+        train(training_set, model, tmp_path / out, config, cache_dir=tmp_path / "c")
+    without, asked = (
+        {k for line in log_of(tmp_path / out) for k in line} for out in ("without", "with")
+    )
+    assert asked - without == {"edit/yes_no_train", "edit/yes_no_val"}
