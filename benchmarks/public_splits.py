@@ -32,6 +32,7 @@ from serac_core.edits.importers.source_file import read_source
 from serac_core.edits.jsonl import write_edits
 from serac_core.edits.record import Edit, LocalityProbe, content_id, normalize_text
 from serac_core.edits.training_set import fold_of
+from serac_core.edits.yes_no import asked_yes_no
 from serac_core.scope.same_fact import Concerns
 
 _SEED = 17
@@ -164,8 +165,7 @@ def _asked_every_way(edit: Edit, claims: Sequence[str]) -> Edit:
 
 
 def _yes_no(edit: Edit) -> tuple[str, ...]:
-    extra = edit.model_extra or {}
-    return tuple(extra[name] for name in ("yes_question", "no_question") if extra.get(name))
+    return tuple(text for text, _ in asked_yes_no(edit))
 
 
 def _with_distraction(edit: Edit) -> Edit:

@@ -233,8 +233,9 @@ def yes_no_questions(edits: Sequence[Edit]) -> list[YesNoQuestion]:
     for number, edit in enumerate(edits):
         own = [YesNoQuestion(edit, query, reply, "own") for query, reply in asked_yes_no(edit)]
         found += own
+        held_out = [claim for claim in claims_of(edit) if claim.held_out]
         for denies in (False, True):
-            claims = [c for c in claims_of(edit) if c.held_out and c.denies is denies]
+            claims = [claim for claim in held_out if claim.denies is denies]
             if not claims:
                 continue
             claim = claims[number % len(claims)]

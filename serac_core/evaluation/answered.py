@@ -8,7 +8,7 @@ questions whose right answer was the edit's own, are left out.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,21 +21,7 @@ from serac_core.evaluation.scoring import Models, score_questions
 from serac_core.progress import Say
 
 if TYPE_CHECKING:
-    from serac_core.scope.router import Decision, Router
-
-
-class DecidedRouter:
-    """A router whose decisions on some queries are known."""
-
-    def __init__(self, router: Router, known: Mapping[str, Decision]) -> None:
-        self._router = router
-        self._known = dict(known)
-
-    def route(self, queries: Sequence[str]) -> list[Decision]:
-        """As the router decides, asking it once a query."""
-        new = [query for query in dict.fromkeys(queries) if query not in self._known]
-        self._known.update(zip(new, self._router.route(new), strict=True))
-        return [self._known[query] for query in queries]
+    from serac_core.editing import Routing
 
 
 def trained_targets(release: Path) -> set[str] | None:
@@ -92,7 +78,7 @@ def questions_to_answer(
 def answer_questions(
     questions: Sequence[Question],
     stored: Sequence[Edit],
-    router: DecidedRouter,
+    router: Routing,
     models: Models,
     say: Say,
 ) -> tuple[dict[str, Any], list[Item]]:

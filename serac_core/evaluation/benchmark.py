@@ -23,7 +23,6 @@ from serac_core.edits.jsonl import read_active_edits
 from serac_core.edits.record import Edit
 from serac_core.errors import SeracError
 from serac_core.evaluation.answered import (
-    DecidedRouter,
     answer_questions,
     questions_to_answer,
     trained_targets,
@@ -188,8 +187,7 @@ def benchmark_quality(
         if models is not None:
             left_out = {(p.kind, p.query) for p in probes if p.size == size and p.aside}
             questions = questions_to_answer(own[:answers], traffic[:answers], targets, left_out)
-            decided = DecidedRouter(router, {decision.query: decision for decision in decisions})
-            answered[str(size)], scored = answer_questions(questions, stored, decided, models, say)
+            answered[str(size)], scored = answer_questions(questions, stored, router, models, say)
             items += [json.dumps({"size": size, **item.row()}) + "\n" for item in scored]
     metrics: dict[str, Any] = {
         "schema": 1,

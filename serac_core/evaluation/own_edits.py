@@ -14,6 +14,7 @@ from serac_core.edits.jsonl import read_active_edits, write_edits
 from serac_core.edits.record import Edit
 from serac_core.edits.training_set import fold_of, make_training_set, write_traffic
 from serac_core.edits.world import load_world
+from serac_core.edits.yes_no import asked_yes_no
 from serac_core.progress import Say
 from serac_core.scope.calibration import calibrate
 from serac_core.scope.calibration_file import Abstention
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from serac_core.scope.encoder import Encode
 
 _FOLD_HERE = {"test": "train"}  # what is scored are other edits
-_ASKED_TOO = ("yes_question", "no_question")
 
 
 def train_on_edits(
@@ -158,8 +158,7 @@ def _classed(edit: Edit, facts: SameFact, name: str) -> Edit:
     relation may be asked for in its words; `set` and `subject_type`, its file: wordings of two
     files may ask the same without a word in common."""
     extra = edit.model_extra or {}
-    asked = (extra.get(field) for field in _ASKED_TOO)
-    ways = dict.fromkeys((*edit.rephrase_prompts, *(text for text in asked if _is_text(text))))
+    ways = dict.fromkeys((*edit.rephrase_prompts, *(text for text, _ in asked_yes_no(edit))))
     found = {
         "rephrase_prompts": tuple(ways),
         "set": name,
@@ -206,7 +205,3 @@ def _type_of(edit: Edit) -> str:
 
 def _says(wording: str) -> str:
     return f"says {wording}"
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and bool(value.strip())

@@ -26,6 +26,7 @@ from serac_core.scope.probes import (
     balanced_threshold,
     read_traffic,
     traffic_routed_in,
+    with_clear_probes,
 )
 from serac_core.scope.router import NO_MATCH
 from serac_core.scope.session import OnnxEncoder, exported_variants
@@ -78,7 +79,7 @@ def calibrate(
     MissingEncoderFile, UnavailableProvider, UnreadableEdits, UnreadableTraffic
     """
     encoder_dir, training_set = Path(encoder_dir), Path(training_set)
-    edits = read_edits(training_set / "calibrate.jsonl")
+    edits = with_clear_probes(read_edits(training_set / "calibrate.jsonl"))
     traffic = read_traffic(training_set / "traffic.jsonl", "calibrate")
     stored = edits_in_memory or len(edits)
     growth = stored / max(1, len(edits))

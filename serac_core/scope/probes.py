@@ -82,25 +82,25 @@ class Outcome:
         return 1.0 - _share([probe.is_right(threshold) for probe in self.outside])
 
 
-class _InScope:
-    """Tells near misses that truly fall under one of the edits, by the rules of the benchmark
-    (:mod:`serac_core.scope.same_fact`): the more edits, the more of them there are."""
+def with_clear_probes(edits: Sequence[Edit]) -> list[Edit]:
+    """The edits without the near misses that truly fall under one of them, by the rules of the
+    benchmark (:mod:`serac_core.scope.same_fact`): the more edits, the more of them there are."""
+    facts, concerns = SameFact(edits), Concerns(edits)
 
-    def __init__(self, edits: Sequence[Edit]) -> None:
-        self._facts = SameFact(edits)
-        self._concerns = Concerns(edits)
+    def is_clear(probe: LocalityProbe) -> bool:
+        if facts.edits_of(probe.prompt):
+            return False
+        return probe.kind != "same_subject" or concerns.reason(probe.prompt) is None
 
-    def holds(self, probe: LocalityProbe) -> bool:
-        if self._facts.edits_of(probe.prompt):
-            return True
-        is_about_subject = probe.kind == "same_subject"
-        return is_about_subject and self._concerns.reason(probe.prompt) is not None
+    return [
+        edit.model_copy(update={"locality": tuple(filter(is_clear, edit.locality))})
+        for edit in edits
+    ]
 
 
 class Probing:
     """The edits' prompts, rephrasings and locality probes, and traffic, put to a router whose
-    memory the edits are; encoded once, scored as often as one likes. Probes that truly fall under
-    one of the edits are left out.
+    memory the edits are; encoded once, scored as often as one likes.
 
     Parameters
     ----------
@@ -120,7 +120,6 @@ class Probing:
         whole_texts: bool = False,
         asked_at_most: int | None = None,
     ) -> None:
-        under = _InScope(edits)
         if whole_texts:
             edits = [edit.model_copy(update={"subject": ""}) for edit in edits]
         self._encoder = encoder = RememberingEncoder(encoder)
@@ -130,7 +129,7 @@ class Probing:
         for edit in edits:
             asked.append((edit.prompt, "prompt", edit.id))
             asked += [(query, "rephrase", edit.id) for query in edit.rephrase_prompts]
-            asked += [(p.prompt, p.kind, None) for p in edit.locality if not under.holds(p)]
+            asked += [(probe.prompt, probe.kind, None) for probe in edit.locality]
         if asked_at_most is not None and asked_at_most < len(asked):
             asked = Random(len(asked)).sample(asked, asked_at_most)
         asked += [(query, "traffic", None) for query in traffic]

@@ -35,7 +35,12 @@ from serac_core.scope.cohort import Cohort
 from serac_core.scope.encoder import MAX_TOKENS, TorchEncoder, quick_vectors
 from serac_core.scope.loading import encoder_path, file_sha256
 from serac_core.scope.pairs import PairMaker
-from serac_core.scope.probes import Probing, balanced_threshold, read_traffic
+from serac_core.scope.probes import (
+    Probing,
+    balanced_threshold,
+    read_traffic,
+    with_clear_probes,
+)
 from serac_core.scope.start import load_begun, start_sha256
 from serac_core.scope.verifier import VERIFIER_FOLDER, train_verifier
 
@@ -258,7 +263,7 @@ def _figures(
     """Routing of the folds by the model as it is, each with its own edits in memory."""
     model.eval()
     encoder = TorchEncoder(model, cohort.thinned(_COHORT_EACH), quick=True)
-    probings = {name: Probing(encoder, edits) for name, edits in folds.items()}
+    probings = {name: Probing(encoder, with_clear_probes(edits)) for name, edits in folds.items()}
     scale = probings["val"].fitted_scale()
     outcomes = {name: probing.outcome(scale) for name, probing in probings.items()}
     threshold = balanced_threshold(outcomes["val"])
