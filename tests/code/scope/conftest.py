@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "base"))  # tiny_models, shared with its tests
-
 from tiny_encoder import graph, tokenizer_text
 
 from serac_core.edits.jsonl import write_edits

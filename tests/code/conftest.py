@@ -1,9 +1,15 @@
+"""Tiny models, for the tests of every folder here."""
+
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent / "base"))  # tiny_models
+
 from tiny_models import save_tiny
 
 
