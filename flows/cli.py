@@ -53,6 +53,13 @@ def retrain(
             "before the next begins [default: retrain.ramp of params.yaml]."
         ),
     ] = None,
+    train_on: Annotated[
+        str | None,
+        typer.Option(
+            help="Deployment whose workers train, train-on-gpu/train-on-gpu; empty: this process "
+            "[default: retrain.train_on of params.yaml]."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
 ) -> None:
     """Retrain, judge and publish a release, as a Prefect flow.
@@ -62,14 +69,16 @@ def retrain(
     started = time.monotonic()
     os.environ.update({name: os.environ.get(name, value) for name, value in _SETTINGS.items()})
     tether_descendants()
-    outcome = run_flow(str(checkout), include_uncommitted, ramp)
+    outcome = run_flow(str(checkout), include_uncommitted, ramp, train_on)
     if as_json:
         print(json.dumps(asdict(outcome), default=str))
     else:
         print_outcome(outcome, time.monotonic() - started)
 
 
-def run_flow(checkout: str, include_uncommitted: bool, ramp: str | None) -> Outcome:
+def run_flow(
+    checkout: str, include_uncommitted: bool, ramp: str | None, train_on: str | None
+) -> Outcome:
     """Run the flow in this process.
 
     Raises
@@ -87,6 +96,7 @@ def run_flow(checkout: str, include_uncommitted: bool, ramp: str | None) -> Outc
             checkout=checkout,
             include_uncommitted=include_uncommitted,
             ramp=ramp,
+            train_on=train_on,
             return_state=True,
         )
     except (httpx.HTTPError, RuntimeError) as error:

@@ -17,6 +17,7 @@ from prefect.states import Completed, Failed
 
 from flows.artifacts import Progress, link_reports, show_gate, show_metrics, show_widths
 from flows.steps import log_errors_plainly, say, step
+from flows.workers import on_workers
 from serac_core.config import load_params
 from serac_core.errors import SeracError
 from serac_core.ramp import Ramp, parse_ramp, require_enough_edits, width_name
@@ -82,7 +83,10 @@ class Outcome:
 
 @flow(name="retrain", persist_result=False)
 def retrain(
-    checkout: str = ".", include_uncommitted: bool = False, ramp: str | None = None
+    checkout: str = ".",
+    include_uncommitted: bool = False,
+    ramp: str | None = None,
+    train_on: str | None = None,
 ) -> State[Outcome]:
     """Retrain from a checkout's last commit and publish a release if the gate opens.
 
@@ -95,6 +99,9 @@ def retrain(
     ramp:
         Widths of the live edits to go through, e.g. `50,200,all`: each passes the gate before
         the next begins, the last is released. None: `retrain.ramp` of params.yaml.
+    train_on:
+        Deployment whose workers train, `train-on-gpu/train-on-gpu`; empty: this process does.
+        None: `retrain.train_on` of params.yaml.
 
     Returns
     -------
@@ -105,20 +112,21 @@ def retrain(
     log_errors_plainly()
     try:
         root = find_checkout(checkout)
-        widths = parse_ramp(
-            load_params(root / "params.yaml").retrain.ramp if ramp is None else ramp
-        )
+        settings = load_params(root / "params.yaml").retrain
+        widths = parse_ramp(settings.ramp if ramp is None else ramp)
+        trainer = settings.train_on if train_on is None else train_on
         with start_run(root, "retrain") as run:
-            outcome = retrain_in_clone(run, include_uncommitted, widths)
+            outcome = retrain_in_clone(run, include_uncommitted, widths, trainer)
     except SeracError as error:
         return Failed(message=error.what, data=error)
     what = "released" if outcome.changed else "nothing changed, nothing published: champion"
     return Completed(message=f"{what} {outcome.release}", data=outcome)
 
 
-def retrain_in_clone(run: Run, include_uncommitted: bool, ramp: Ramp) -> Outcome:
+def retrain_in_clone(run: Run, include_uncommitted: bool, ramp: Ramp, train_on: str) -> Outcome:
     """The main path: clone, stages, gate, release. What serves and judges runs once a width."""
-    progress = Progress(steps=len(LEARNING) + 3 * len(ramp.widths) + 4)
+    learn = learning(train_on)
+    progress = Progress(steps=len(learn) + 3 * len(ramp.widths) + 4)
     candidate = take_clone(run, include_uncommitted)
     progress.advance()
     if candidate.is_released:
@@ -131,7 +139,7 @@ def retrain_in_clone(run: Run, include_uncommitted: bool, ramp: Ramp) -> Outcome
     progress.advance()
     live = describe_live_edits(run.workspace)
     require_enough_edits(ramp, live.count)
-    for reproduce_stages in LEARNING:
+    for reproduce_stages in learn:
         stages_run += reproduce_stages(run)
         progress.advance()
 
@@ -190,12 +198,21 @@ def stages(name: str, *targets: str, width: str = "") -> Callable[[Run], list[st
 
 
 version_edits = stages("version and validate edits", "validate-edits", "live-edits")
-LEARNING = (
-    stages("make training set", "training-set"),
-    stages("train scope classifier", "train-scope"),
-    stages("train counterfactual model", "train-counterfactual"),
-    stages("export and calibrate", "export", "calibrate"),
-)
+
+
+def learning(train_on: str) -> tuple[Callable[[Run], list[str]], ...]:
+    """The steps that the models come from: trained by this process or a deployment's workers."""
+    train: tuple[Callable[[Run], list[str]], ...] = (
+        stages("train scope classifier", "train-scope"),
+        stages("train counterfactual model", "train-counterfactual"),
+    )
+    if train_on:
+        train = (on_workers(train_on, "train-scope", "train-counterfactual"),)
+    return (
+        stages("make training set", "training-set"),
+        *train,
+        stages("export and calibrate", "export", "calibrate"),
+    )
 
 
 def serving(ramp: Ramp, width: int) -> tuple[Callable[[Run], list[str]], ...]:

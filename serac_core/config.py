@@ -296,6 +296,12 @@ class RetrainConfig(_Section):
         description="Live edits that are served, oldest first; 0: all. A ramp sets it in the "
         "clone that it works in.",
     )
+    train_on: str = Field(
+        "",
+        description="Prefect deployment whose workers train, `train-on-gpu/train-on-gpu`; empty: "
+        "where the flow runs.",
+    )
+    require_cuda: bool = Field(False, description="Workers without a CUDA device refuse to train.")
 
     @field_validator("ramp")
     @classmethod

@@ -68,6 +68,7 @@ def reproduce(
     say: Say,
     log: Path,
     environment: Mapping[str, str] | None = None,
+    single: bool = False,
 ) -> list[str]:
     """Bring stages (and what they need) up to date: `dvc repro --pull STAGE...`.
 
@@ -77,6 +78,8 @@ def reproduce(
         Takes each line that DVC and the stage commands print, as it appears.
     log:
         File that all output is appended to.
+    single:
+        These stages alone, not those before them.
 
     Returns
     -------
@@ -94,7 +97,7 @@ def reproduce(
             say(line)
 
     exit_code, lines = stream(
-        dvc_command("repro", "--pull", *stages),
+        dvc_command("repro", "--pull", *(["--single-item"] if single else []), *stages),
         cwd=workspace,
         say=say_what_matters,
         log=log,
