@@ -8,6 +8,7 @@ import shlex
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -37,6 +38,7 @@ class PrefectUnreachable(SeracError):
 def register(app: typer.Typer) -> None:
     """Add the verbs of this package to the command line."""
     app.command("retrain")(retrain)
+    app.command("route-batch")(route_batch)
 
 
 def retrain(
@@ -67,19 +69,67 @@ def retrain(
     Needs no Prefect server: a temporary one is started unless PREFECT_API_URL names one.
     """
     started = time.monotonic()
-    os.environ.update({name: os.environ.get(name, value) for name, value in _SETTINGS.items()})
+    apply_settings()
     tether_descendants()
-    outcome = run_flow(str(checkout), include_uncommitted, ramp, train_on)
+    from flows.retrain import retrain as flow
+
+    outcome: Outcome = run_flow(
+        flow,
+        checkout=str(checkout),
+        include_uncommitted=include_uncommitted,
+        ramp=ramp,
+        train_on=train_on,
+    )
     if as_json:
         print(json.dumps(asdict(outcome), default=str))
     else:
         print_outcome(outcome, time.monotonic() - started)
 
 
-def run_flow(
-    checkout: str, include_uncommitted: bool, ramp: str | None, train_on: str | None
-) -> Outcome:
-    """Run the flow in this process.
+def route_batch(
+    release: Annotated[Path, typer.Option("--release", help="The release directory.")],
+    source: Annotated[
+        Path, typer.Option("--input", help="JSON lines, each a string or with `query`.")
+    ],
+    output: Annotated[Path, typer.Option("--output", help="JSON lines of decisions.")],
+    deployment: Annotated[
+        str, typer.Option(help="Whose workers route.")
+    ] = "route-shard/route-shard",
+    shards: Annotated[int, typer.Option(min=0, help="Parts; 0: as many as there are workers.")] = 0,
+    variant: Annotated[str, typer.Option(help="Encoder graph: fp32, fp16, int8.")] = "fp32",
+    provider: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Of each worker's encoder [default: all].")
+    ] = None,
+) -> None:
+    """Route a file of queries by the workers of a Prefect deployment, with the bytes of `route`.
+
+    Release, input and output lie on storage that all workers share. The same command after a kill
+    goes on. Same variant, provider and threads give the same bytes on like machines.
+    """
+    apply_settings()
+    from flows.route_batch import route_batch as flow
+
+    arguments: dict[str, Any] = {
+        "release": str(release),
+        "source": str(source),
+        "output": str(output),
+        "deployment": deployment,
+        "shards": shards,
+        "variant": variant,
+        "provider": provider,
+        "threads": threads,
+    }
+    print(run_flow(flow, **arguments))
+
+
+def apply_settings() -> None:
+    """Before Prefect is imported: it reads its settings then."""
+    os.environ.update({name: os.environ.get(name, value) for name, value in _SETTINGS.items()})
+
+
+def run_flow(flow: Callable[..., Any], **arguments: Any) -> Any:
+    """Run a flow in this process; what it completed with.
 
     Raises
     ------
@@ -89,22 +139,14 @@ def run_flow(
     """
     import httpx
 
-    from flows.retrain import retrain as flow
-
     try:
-        state: Any = flow(
-            checkout=checkout,
-            include_uncommitted=include_uncommitted,
-            ramp=ramp,
-            train_on=train_on,
-            return_state=True,
-        )
+        state: Any = flow(**arguments, return_state=True)
     except (httpx.HTTPError, RuntimeError) as error:
         raise PrefectUnreachable(
             f"Prefect does not answer: {error}",
             remedy="start the server that PREFECT_API_URL names, or unset it for a temporary one",
         ) from error
-    result: Outcome | BaseException = state.result(raise_on_failure=False)
+    result = state.result(raise_on_failure=False)
     if isinstance(result, BaseException):
         raise result
     return result

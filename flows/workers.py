@@ -8,7 +8,7 @@ from uuid import UUID
 
 from prefect import get_client
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, WorkerStatus
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelling
@@ -63,24 +63,49 @@ def ask_workers(
     ------
     UnknownDeployment
     """
-    asked = {}
-    for stage in stages:
-        parameters = {
-            "repository": offer.repository,
-            "ref": offer.ref,
-            "commit": offer.commit,
-            "stage": stage,
-            "cuda": cuda,
-        }
-        try:
-            asked[stage] = run_deployment(deployment, parameters=parameters, timeout=0)
-        except ObjectNotFound as error:
-            raise UnknownDeployment(
-                f"retrain.train_on: the Prefect server has no deployment {deployment!r}",
-                remedy="`serac deploy` makes train-on-gpu/train-on-gpu; empty trains here",
-            ) from error
-        say(f"{stage}: asked as run {asked[stage].name} ({asked[stage].id})")
+    candidate = {"repository": offer.repository, "ref": offer.ref, "commit": offer.commit}
+    return {
+        stage: start_on_worker(deployment, {**candidate, "stage": stage, "cuda": cuda}, stage)
+        for stage in stages
+    }
+
+
+def start_on_worker(deployment: str, parameters: dict[str, object], what: str) -> FlowRun:
+    """Ask for a run of a deployment, without waiting for it.
+
+    Raises
+    ------
+    UnknownDeployment
+    """
+    try:
+        asked = run_deployment(deployment, parameters=parameters, timeout=0)
+    except ObjectNotFound as error:
+        raise _unknown(deployment) from error
+    say(f"{what}: asked as run {asked.name} ({asked.id})")
     return asked
+
+
+def online_workers(deployment: str) -> int:
+    """How many workers of a deployment's pool are online, at least 1.
+
+    Raises
+    ------
+    UnknownDeployment
+    """
+    with get_client(sync_client=True) as client:
+        try:
+            pool = client.read_deployment_by_name(deployment).work_pool_name
+        except ObjectNotFound as error:
+            raise _unknown(deployment) from error
+        workers = client.read_workers_for_work_pool(pool) if pool else []
+    return max(1, sum(worker.status is WorkerStatus.ONLINE for worker in workers))
+
+
+def _unknown(deployment: str) -> UnknownDeployment:
+    return UnknownDeployment(
+        f"the Prefect server has no deployment {deployment!r}",
+        remedy="`serac deploy` makes them; `prefect deployment ls` shows them",
+    )
 
 
 def await_all(asked: Mapping[str, FlowRun]) -> None:

@@ -78,6 +78,7 @@ def route_file(
     provider: str = "cpu",
     threads: int | None = None,
     chunk: int = CHUNK,
+    span: tuple[int, int] | None = None,
     say: Say = lambda line: None,
 ) -> RoutedFile:
     """Decide on each query of a file; the decisions, in its order, as JSON lines.
@@ -92,6 +93,8 @@ def route_file(
     ----------
     source:
         JSON lines, each a string or an object with `query`; gzip by the name `.gz`.
+    span:
+        Which queries: from the first, counted from 0, up to but without the second; None for all.
 
     Raises
     ------
@@ -106,7 +109,7 @@ def route_file(
     _require_places(source, output)
     router = Router.load(release, variant, provider, threads)
     maker = _maker(Path(release), router, provider, threads, chunk)
-    queries = QueryFile(source)
+    queries = QueryFile(source, span)
     asked = iter(queries)
     with _writing(output), _locked(part_of(output)) as part:
         done = _resume(part, output, maker, asked, chunk, say) if source.is_file() else 0

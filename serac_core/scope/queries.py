@@ -7,6 +7,7 @@ import io
 import json
 import zlib
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,10 +24,16 @@ class QueryFile:
 
     Iterating raises :class:`BadQueries` where the file can't be read or a line is no query; it
     names the line. A pipe can be read once.
+
+    Parameters
+    ----------
+    span:
+        Only the queries from one number, counted from 0, up to but without another.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, span: tuple[int, int] | None = None) -> None:
         self.path = path
+        self._span = span
         self._raw: BinaryIO | None = None
         self._size = 0
 
@@ -39,6 +46,9 @@ class QueryFile:
         return min(1.0, self._raw.tell() / self._size)
 
     def __iter__(self) -> Iterator[str]:
+        return islice(self._all(), *self._span) if self._span else self._all()
+
+    def _all(self) -> Iterator[str]:
         number = 0
         try:
             with self.path.open("rb") as raw:

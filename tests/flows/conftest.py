@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
@@ -58,6 +59,48 @@ def wait_for_server(url: str, server: subprocess.Popen[bytes]) -> None:
             pass
         time.sleep(0.1)
     raise AssertionError("the Prefect server does not answer")
+
+
+@pytest.fixture(scope="session")
+def workers(
+    prefect_server: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Path]]:
+    """Two workers of one pool, each with a HOME, clones and a DVC cache of its own."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.deployments.runner import EntrypointType
+
+    from flows.route_batch import route_one_shard
+    from flows.train_on_gpu import train_on_gpu
+
+    with get_client(sync_client=True) as client:
+        client.create_work_pool(WorkPoolCreate(name="pool-under-test", type="process"))
+    for flow in (train_on_gpu, route_one_shard):
+        flow.to_deployment(
+            flow.name,
+            work_pool_name="pool-under-test",
+            entrypoint_type=EntrypointType.MODULE_PATH,
+        ).apply()
+    homes = {name: tmp_path_factory.mktemp(name) for name in ("first", "second")}
+    started = [
+        subprocess.Popen(
+            [
+                *(sys.executable, "-m", "prefect", "worker", "start", "--pool", "pool-under-test"),
+                *("--limit", "1", "--name", name),
+            ],
+            env={**os.environ, "HOME": str(home), "PREFECT_WORKER_QUERY_SECONDS": "1"},
+            cwd=home,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        for name, home in homes.items()
+    ]
+    yield homes
+    for worker in started:
+        worker.terminate()
+    for worker in started:
+        worker.wait(30)
 
 
 @pytest.fixture
