@@ -13,7 +13,7 @@ import typer
 from serac_core.counterfactual.cli import answer, train_counterfactual, train_demo_model
 from serac_core.edits.cli import edits_app
 from serac_core.errors import SeracError
-from serac_core.evaluation.cli import benchmark_app, evaluate, gate
+from serac_core.evaluation.cli import benchmark_app, drift, evaluate, gate
 from serac_core.release.cli import doctor, releases_app, rollback
 from serac_core.scope.cli import (
     calibrate,
@@ -41,7 +41,7 @@ app.add_typer(train_app, name="train")
 app.add_typer(memory_app, name="memory")
 app.add_typer(releases_app, name="releases")
 app.add_typer(benchmark_app, name="benchmark")
-for verb in (export, calibrate, route, explain, answer, evaluate, gate, rollback, doctor):
+for verb in (export, calibrate, route, explain, answer, evaluate, gate, drift, rollback, doctor):
     app.command()(verb)
 for extension in entry_points(group="serac.commands"):
     extension.load()(app)

@@ -313,6 +313,25 @@ class RetrainConfig(_Section):
         return text
 
 
+class DriftConfig(_Section):
+    days: float = Field(7.0, gt=0, description="How far back decisions are looked at.")
+    min_decisions: int = Field(
+        500, ge=1, description="Fewer that an edit is in question for: none."
+    )
+    borderline_margin: float = Field(
+        0.1, ge=0, le=1, description="How near to the threshold a score counts as borderline."
+    )
+    max_borderline_rise: float = Field(
+        0.05, ge=0, le=1, description="Allowed rise of that share above the evaluation's."
+    )
+    max_shift: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="Allowed distance of the scores routed in from the evaluation's.",
+    )
+
+
 class RegistryConfig(_Section):
     publish_to: str = Field("", description="Git URL or path; empty: where the flow was started.")
     dvc_remote: str = Field(
@@ -334,6 +353,7 @@ class Params(_Section):
     own_edits: OwnEditsConfig = OwnEditsConfig()
     gate: GateConfig = GateConfig()
     retrain: RetrainConfig = RetrainConfig()
+    drift: DriftConfig = DriftConfig()
     registry: RegistryConfig = RegistryConfig()
     demo_model: DemoModelConfig = DemoModelConfig()
     scope_start: ScopeStartConfig = ScopeStartConfig()

@@ -87,6 +87,42 @@ def gate(
         raise typer.Exit(1)
 
 
+def drift(
+    release: Annotated[Path, typer.Option(help="The release directory that routers serve.")],
+    decisions: Annotated[Path, typer.Option(help="Folder of the routers' decision logs.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for drift.json and the plot.")],
+    name: Annotated[
+        str, typer.Option(help="The release as the logs name it [default: serac@FOLDER].")
+    ] = "",
+    variant: Annotated[str, typer.Option(help="Encoder graph: fp32, fp16, int8.")] = "fp32",
+    params: ParamsOption = DEFAULT_PARAMS,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare routers' decisions with the release's evaluation. Exit code 1 on a drift."""
+    from datetime import UTC, datetime
+
+    from serac_core.evaluation.drift import drift_report
+
+    report = drift_report(
+        release,
+        decisions,
+        out,
+        load_params(params).drift,
+        name=name or f"serac@{release.resolve().name}",
+        now=datetime.now(UTC),
+        variant=variant,
+    )
+    if as_json:
+        print(json.dumps(report.as_dict(), indent=1))
+    else:
+        for row in report.rows():
+            print(f"{row['figure']:<40} {row['value']:>14} {row['evaluation']:>10}")
+        why = "too few decisions to tell" if report.too_few else "no drift"
+        print("\n".join(f"drift: {reason}" for reason in report.reasons) or why)
+    if report.drifted:
+        raise typer.Exit(1)
+
+
 @benchmark_app.command("quality")
 def benchmark_quality(
     edits: Annotated[

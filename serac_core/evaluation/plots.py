@@ -151,6 +151,30 @@ def draw_scores(rows: Sequence[Row], threshold: float, style: Style = LIGHT) -> 
         return _png(figure, style)
 
 
+def draw_drift(
+    logged: Sequence[float], evaluated: Sequence[float], threshold: float, style: Style = LIGHT
+) -> bytes:
+    """Scores of logged decisions beside the evaluation's, of queries that an edit came into
+    question for."""
+    edges = [n / 40 for n in range(41)]
+    with _figure(style, 7.2, 3.0) as figure:
+        axes = figure.add_subplot()
+        for name, scores, colour in (
+            ("evaluation", evaluated, style.second),
+            ("routers", logged, style.first),
+        ):
+            found = [score for score in scores if score > NO_MATCH]
+            weights = [1 / max(1, len(found))] * len(found)
+            label = f"{name} ({len(found)})"
+            axes.hist(found, bins=edges, weights=weights, color=colour, alpha=0.6, label=label)
+        axes.axvline(threshold, color=style.ink, linewidth=1.2, linestyle="--")
+        axes.set_xlim(0, 1)
+        axes.set_xlabel("score of the nearest edit in memory")
+        axes.set_ylabel("share of those in question")
+        _legend(figure, style)
+        return _png(figure, style)
+
+
 def draw_shares(metrics: Row, style: Style = LIGHT) -> bytes | None:
     """Each share with its 95 % interval; None when there is none."""
     table = share_rows(metrics)[::-1]
