@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+TEST_PROCESSES ?= 2
 export HF_HUB_OFFLINE ?= 1
 
 .DEFAULT_GOAL := help
@@ -21,8 +22,8 @@ install: $(VENV)/installed  ## the environment in .venv, versions from constrain
 retrain: install  ## the main job: version, validate, train, evaluate, gate, export, promote
 	@$(BIN)/serac retrain
 
-test: install  ## the whole suite, with branch coverage
-	$(BIN)/python -m pytest --cov --cov-report=term -m "not soak"
+test: install  ## the whole suite, with branch coverage, in TEST_PROCESSES (2)
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --cov --cov-report=term -m "not soak"
 
 soak: install  ## random kills, long runs; not part of the tests
 	$(BIN)/python -m pytest -m soak -s
