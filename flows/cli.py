@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from serac_core.errors import SeracError
+from flows.deploy import PrefectUnreachable
+from flows.operations_cli import deploy, up, worker
 from serac_core.tether import tether_descendants
 
 if TYPE_CHECKING:
@@ -31,14 +32,12 @@ _SETTINGS = {
 }
 
 
-class PrefectUnreachable(SeracError):
-    """The Prefect server that PREFECT_API_URL names does not answer."""
-
-
 def register(app: typer.Typer) -> None:
     """Add the verbs of this package to the command line."""
     app.command("retrain")(retrain)
     app.command("route-batch")(route_batch)
+    for verb in (up, deploy, worker):
+        app.command()(verb)
 
 
 def retrain(

@@ -44,9 +44,11 @@ def light_gate(
     return GateResult(tuple(checks))
 
 
-def kill_at(point: str) -> None:
+def kill_at(point: str, victim: int | None = None) -> None:
+    """Let this process, or another one, be killed when the flow comes to a point."""
     moment, name, *targets = point.split(":")
-    function: Callable[..., Any] = getattr(flows.retrain, name)
+    flow = sys.modules["flows.retrain"]  # which may still be loading
+    function: Callable[..., Any] = getattr(flow, name)
 
     def killed(*arguments: Any, **options: Any) -> Any:
         if targets and targets[0] not in arguments[1]:
@@ -54,12 +56,12 @@ def kill_at(point: str) -> None:
         if moment == "race":
             move_releases_of(arguments[0])
             return function(*arguments, **options)
-        if moment == "after":
-            function(*arguments, **options)
-        os.kill(os.getpid(), signal.SIGKILL)
-        return None
+        setattr(flow, name, function)
+        result = function(*arguments, **options) if moment == "after" else None
+        os.kill(victim or os.getpid(), signal.SIGKILL)
+        return result if moment == "after" else function(*arguments, **options)
 
-    setattr(flows.retrain, name, killed)
+    setattr(flow, name, killed)
 
 
 def move_releases_of(workspace: Path) -> None:
