@@ -125,7 +125,7 @@ def _notification_block(client: SyncPrefectClient) -> UUID | None:
     return found[0]["id"] if found else None
 
 
-def announce_release(release: str, *, champion_before: str | None, how: str) -> None:
+def announce_release(release: str, *, how: str) -> None:
     """Emit the event that a release holds stage prod from now on.
 
     Parameters
@@ -140,5 +140,5 @@ def announce_release(release: str, *, champion_before: str | None, how: str) -> 
     emit_event(
         event=PROMOTED,
         resource={"prefect.resource.id": f"serac.release.{release}"},
-        payload={"release": release, "before": champion_before, "how": how},
+        payload={"release": release, "how": how},
     )

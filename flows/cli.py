@@ -8,7 +8,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +17,7 @@ import typer
 
 from flows.deploy import PrefectUnreachable
 from flows.operations_cli import deploy, up, worker
+from serac_core.release.finding import Finding, further_checks
 from serac_core.tether import tether_descendants
 
 if TYPE_CHECKING:
@@ -38,6 +39,13 @@ def register(app: typer.Typer) -> None:
     app.command("route-batch")(route_batch)
     for verb in (up, deploy, worker):
         app.command()(verb)
+    further_checks.append(_examine_prefect)
+
+
+def _examine_prefect(checkout: Path) -> Iterable[Finding]:
+    from flows.doctor import examine_prefect
+
+    return examine_prefect()
 
 
 def retrain(

@@ -90,8 +90,9 @@ def slot(limit: str) -> Iterator[None]:
     """Hold a slot of a limit while the block lasts, in runs of a deployment; a run that a person
     started by a verb has no limits and passes.
 
-    A lease that can't be renewed (the server is away) does not end the block: Git's
-    compare-and-swap decides who publishes, the limit only spares others the lost race.
+    A lease that can't be renewed (the server is away) does not end the block. Publishing by one
+    run at a time spares the others Git's lock errors; who publishes is decided by Git's
+    compare-and-swap alone.
 
     Raises
     ------

@@ -16,6 +16,8 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
 from flows.artifacts import Progress, link_reports, show_gate, show_metrics, show_widths
+from flows.automations import announce_release
+from flows.pools import PUBLISHING, slot
 from flows.steps import log_errors_plainly, say, step
 from flows.workers import on_workers
 from serac_core.config import load_params
@@ -118,7 +120,7 @@ def retrain(
         with start_run(root, "retrain") as run:
             outcome = retrain_in_clone(run, include_uncommitted, widths, trainer)
     except SeracError as error:
-        return Failed(message=error.what, data=error)
+        return Failed(message=str(error), data=error)
     what = "released" if outcome.changed else "nothing changed, nothing published: champion"
     return Completed(message=f"{what} {outcome.release}", data=outcome)
 
@@ -159,8 +161,10 @@ def retrain_in_clone(run: Run, include_uncommitted: bool, ramp: Ramp, train_on: 
 
     upload_data(run)
     progress.advance()
-    tagged = commit_and_tag(run)
-    publish_release(run, candidate, tagged)
+    with slot(PUBLISHING):
+        tagged = commit_and_tag(run)
+        publish_release(run, candidate, tagged)
+    announce_release(tagged.release.tag, how="retrain")
     copy = keep_release(run, tagged.release)
     progress.advance()
     return Outcome(
@@ -237,7 +241,9 @@ def take_clone(run: Run, include_uncommitted: bool) -> Candidate:
 @step("prepare DVC remote")
 def prepare_remote(run: Run) -> None:
     settings = load_params(run.workspace / "params.yaml").registry
-    url = set_default_remote(run.checkout, run.workspace, settings.dvc_remote)
+    url = set_default_remote(
+        run.checkout, run.workspace, settings.dvc_remote, settings.dvc_endpoint
+    )
     say(f"data is published to {url}")
 
 

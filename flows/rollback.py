@@ -6,6 +6,8 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
+from flows.automations import announce_release
+from flows.pools import PUBLISHING, slot
 from flows.steps import log_errors_plainly, say, step
 from serac_core.errors import SeracError
 from serac_core.release.rollback import RolledBack, roll_back
@@ -34,7 +36,9 @@ def rollback(checkout: str = ".", to: str | None = None) -> State[RolledBack]:
     """
     log_errors_plainly()
     try:
-        done = assign_earlier_release(checkout, to)
+        with slot(PUBLISHING):
+            done = assign_earlier_release(checkout, to)
     except SeracError as error:
-        return Failed(message=error.what, data=error)
+        return Failed(message=str(error), data=error)
+    announce_release(done.assignment.version.tag, how="rollback")
     return Completed(message=f"champion {done.assignment.version.tag}", data=done)

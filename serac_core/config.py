@@ -335,7 +335,12 @@ class DriftConfig(_Section):
 class RegistryConfig(_Section):
     publish_to: str = Field("", description="Git URL or path; empty: where the flow was started.")
     dvc_remote: str = Field(
-        "", description="DVC remote URL; empty: the local folder .serac/remote."
+        "",
+        description="DVC remote URL, e.g. s3://bucket/path; empty: the local folder .serac/remote.",
+    )
+    dvc_endpoint: str = Field(
+        "",
+        description="URL of the store, where an s3:// remote is not Amazon's (MinIO, Ceph, R2).",
     )
 
 

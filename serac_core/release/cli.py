@@ -141,7 +141,7 @@ def doctor(
     ] = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Check Python, packages, git, the checkout, the DVC remote, ONNX providers and disk."""
+    """Check versions, git, the checkout, the DVC remote, ONNX, CUDA, disk, the Prefect server."""
     from serac_core.release.doctor import examine, require_fit
 
     findings = examine(checkout, provider)
@@ -150,4 +150,6 @@ def doctor(
     else:
         for finding in findings:
             print(f"{'ok' if finding.ok else 'NO':<3} {finding.check:<22} {finding.found}")
+            if not finding.ok:
+                print(f"    remedy: {finding.remedy}")
     require_fit(findings)

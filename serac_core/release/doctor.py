@@ -5,12 +5,13 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from serac_core.config import load_params
+from serac_core.config import RegistryConfig, load_params
 from serac_core.errors import NegativeAnswer, SeracError
+from serac_core.release.finding import Finding, further_checks
+from serac_core.release.fitting import check_cuda, check_packages
 from serac_core.workspace.commands import run_git
 from serac_core.workspace.inputs import inspect_inputs, require_committed
 from serac_core.workspace.pipeline import check_remote, default_remote_url
@@ -34,35 +35,28 @@ class Unfit(NegativeAnswer):
     """A check of `serac doctor` failed."""
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One check: its name, whether it is well, what was found, what to do if not."""
-
-    check: str
-    ok: bool
-    found: str
-    remedy: str = ""
-
-
 def examine(checkout: str | Path, provider: str = "") -> list[Finding]:
-    """Check Python, packages, git, checkout, DVC remote, ONNX Runtime providers and disk.
+    """Check Python, packages, git, checkout, DVC remote, ONNX Runtime, CUDA and disk, and what
+    other packages add (:data:`serac_core.release.finding.further_checks`).
 
     Parameters
     ----------
     provider:
         Execution provider that must be there (`cpu` or `cuda`); "" takes params.yaml's.
     """
-    findings = [_python(), *_packages(), _git()]
+    findings = [_python(), *_packages(), *check_packages(), _git()]
     try:
         root = find_checkout(checkout)
         params = load_params(root / "params.yaml")
     except SeracError as error:
         findings.append(Finding("checkout", False, error.what, error.remedy))
-        return [*findings, _provider(provider or "cpu"), _disk(Path(checkout))]
+        return [*findings, *_providers(provider or "cpu"), _disk(Path(checkout))]
     findings.append(Finding("checkout", True, str(root)))
+    findings.append(_git_identity(root))
     findings.append(_ask("inputs", lambda: _inputs(root)))
-    findings.append(_ask("dvc remote", lambda: _remote(root, params.registry.dvc_remote)))
-    return [*findings, _provider(provider or params.export.provider), _disk(root)]
+    findings.append(_ask("dvc remote", lambda: _remote(root, params.registry)))
+    findings += [*_providers(provider or params.export.provider), _disk(root)]
+    return [*findings, *(finding for check in further_checks for finding in check(root))]
 
 
 def require_fit(findings: list[Finding]) -> None:
@@ -110,15 +104,32 @@ def _git() -> Finding:
     return Finding("git", numbers >= _GIT_AT_LEAST, words[2], "install git 2.30 or later")
 
 
+def _git_identity(root: Path) -> Finding:
+    name, email = (
+        run_git(root, "config", key).stdout.strip() for key in ("user.name", "user.email")
+    )
+    return Finding(
+        "git identity",
+        bool(name and email),
+        f"{name} <{email}>" if name and email else "none: releases would be by serac@localhost",
+        "git config --global user.name NAME; git config --global user.email ADDRESS",
+    )
+
+
 def _inputs(root: Path) -> str:
     require_committed(inspect_inputs(root))
     return "committed"
 
 
-def _remote(root: Path, url: str) -> str:
-    url = default_remote_url(root, url)
-    check_remote(root, url, made_here=root)
-    return url
+def _remote(root: Path, registry: RegistryConfig) -> str:
+    url = default_remote_url(root, registry.dvc_remote)
+    check_remote(root, url, made_here=root, endpoint=registry.dvc_endpoint)
+    return f"{url}, readable and writable"
+
+
+def _providers(wanted: str) -> Iterator[Finding]:
+    yield _provider(wanted)
+    yield check_cuda(wanted == "cuda")
 
 
 def _provider(wanted: str) -> Finding:

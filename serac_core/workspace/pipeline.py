@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -137,12 +139,18 @@ def _stage_failed(stages: Sequence[str], lines: list[str], log: Path) -> StageFa
     )
 
 
-def set_default_remote(checkout: Path, workspace: Path, url: str) -> str:
+def set_default_remote(checkout: Path, workspace: Path, url: str, endpoint: str = "") -> str:
     """Make sure that the clone's committed DVC settings name a default remote; returns its URL.
 
     A default remote that is committed stays as it is, unless it is ours (called
     `serac`) and params.yaml names another URL. Without either it is a folder in the
-    checkout. Checksums are verified on download.
+    checkout. Checksums are verified on download. Credentials are DVC's affair: the
+    environment, or `.dvc/config.local`.
+
+    Parameters
+    ----------
+    url, endpoint:
+        `registry.dvc_remote` and `registry.dvc_endpoint` of params.yaml.
 
     Raises
     ------
@@ -155,7 +163,7 @@ def set_default_remote(checkout: Path, workspace: Path, url: str) -> str:
         name = settings["core"].get("remote")
         if not name or (name == REMOTE and url):
             settings["core"]["remote"] = REMOTE
-            settings["remote"][REMOTE] = {"url": _absolute(checkout, url), "verify": True}
+            settings["remote"][REMOTE] = _our_remote(checkout, url, endpoint)
     found = default_remote_url(workspace, "")
     check_remote(workspace, found, made_here=checkout)
     return found
@@ -172,6 +180,13 @@ def default_remote_url(repository: Path, url: str) -> str:
     return str(settings["remote"].get(name, {}).get("url", ""))
 
 
+def _our_remote(checkout: Path, url: str, endpoint: str) -> dict[str, object]:
+    remote: dict[str, object] = {"url": _absolute(checkout, url), "verify": True}
+    if endpoint:
+        remote["endpointurl"] = endpoint
+    return remote
+
+
 def _absolute(checkout: Path, url: str) -> str:
     # A relative path would mean another place in every clone.
     url = url or ".serac/remote"
@@ -180,18 +195,23 @@ def _absolute(checkout: Path, url: str) -> str:
     return str((checkout / url).resolve())
 
 
-def check_remote(workspace: Path, url: str, *, made_here: Path | None = None) -> None:
-    """See that the default DVC remote answers, before hours of work depend on it.
+def check_remote(
+    workspace: Path, url: str, *, made_here: Path | None = None, endpoint: str = ""
+) -> None:
+    """See that the default DVC remote can be read and written, before hours depend on it.
 
     Parameters
     ----------
     made_here:
         A checkout in whose folder a local remote may be created.
+    endpoint:
+        Of the store, where the repository's DVC settings don't name a remote yet.
 
     Raises
     ------
     RemoteUnreachable
     """
+    from dvc.config import Config
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
@@ -203,10 +223,20 @@ def check_remote(workspace: Path, url: str, *, made_here: Path | None = None) ->
                 folder.mkdir(parents=True, exist_ok=True)
             if not folder.parent.is_dir():
                 raise FileNotFoundError(f"{folder.parent}: no such folder")
+            if not os.access(folder if folder.is_dir() else folder.parent, os.W_OK):
+                raise PermissionError(f"{folder}: may not be written")
             return
-        with Repo(str(workspace)) as repo:
+        settings = {}
+        if Config(str(workspace / ".dvc"))["core"].get("remote") in (None, REMOTE):
+            settings = {
+                "core": {"remote": REMOTE},
+                "remote": {REMOTE: _our_remote(workspace, url, endpoint)},
+            }
+        with Repo(str(workspace), config=settings) as repo:
             remote = repo.cloud.get_remote_odb()
-            remote.fs.exists(remote.path)
+            probe = remote.fs.join(remote.path, f".probe-{uuid.uuid4().hex}")
+            remote.fs.pipe_file(probe, b"serac")
+            remote.fs.rm_file(probe)
     except (DvcException, OSError, ImportError) as error:
         raise RemoteUnreachable(f"DVC remote {url!r}: {error}", remedy=remedy) from error
     except Exception as error:  # each storage library raises its own classes
