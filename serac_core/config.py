@@ -32,6 +32,10 @@ class _Section(BaseModel):
 
 class EditsConfig(_Section):
     source: str = Field("data/edits.jsonl", description="Edit set that people work on (JSONL).")
+    updates: str = Field(
+        "data/updates",
+        description="Folder of what `serac update-edits` released, served beside it.",
+    )
 
 
 class ModelsConfig(_Section):
@@ -332,6 +336,20 @@ class DriftConfig(_Section):
     )
 
 
+class UpdateConfig(_Section):
+    inbox: str = Field(
+        "data/inbox", description="Folder that `serac update-edits` takes files of edits from."
+    )
+    rejected: str = Field(
+        "data/rejected", description="Where files with bad records go, their reasons beside them."
+    )
+    on_bad_record: Literal["release-others", "stop"] = Field(
+        "release-others",
+        description="What becomes of the good records where there is a bad one: they are released, "
+        "or the run stops and nothing is.",
+    )
+
+
 class RegistryConfig(_Section):
     publish_to: str = Field("", description="Git URL or path; empty: where the flow was started.")
     dvc_remote: str = Field(
@@ -359,6 +377,7 @@ class Params(_Section):
     gate: GateConfig = GateConfig()
     retrain: RetrainConfig = RetrainConfig()
     drift: DriftConfig = DriftConfig()
+    update: UpdateConfig = UpdateConfig()
     registry: RegistryConfig = RegistryConfig()
     demo_model: DemoModelConfig = DemoModelConfig()
     scope_start: ScopeStartConfig = ScopeStartConfig()

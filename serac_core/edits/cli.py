@@ -36,6 +36,17 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JS
 FileOption = Annotated[
     Path | None, typer.Option("--file", help="The edit set [default: edits.source of params.yaml].")
 ]
+UpdatesOption = Annotated[
+    Path | None, typer.Option("--updates", help="Folder of the updates that count after it.")
+]
+CacheOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache-dir",
+        envvar="SERAC_CACHE_DIR",
+        help="Where results are kept, so that only what was added is looked at.",
+    ),
+]
 DEFAULT_PARAMS = Path("params.yaml")
 _SHORTENED = 60
 
@@ -247,6 +258,8 @@ def validate(
     out: Annotated[
         Path | None, typer.Option(help="Folder for result.json and Data Docs (HTML).")
     ] = None,
+    updates: UpdatesOption = None,
+    cache_dir: CacheOption = None,
     params: ParamsOption = DEFAULT_PARAMS,
     as_json: JsonOption = False,
 ) -> None:
@@ -254,7 +267,7 @@ def validate(
     os.environ["GX_ANALYTICS_ENABLED"] = "false"  # read by Great Expectations when imported
     from serac_core.edits.validation import DATA_DOCS, InvalidEdits, validate_edits
 
-    report = validate_edits(file, _limits(params), out=out)
+    report = validate_edits(file, _limits(params), updates=updates, out=out, cache_dir=cache_dir)
     if as_json:
         _print_json(report.to_json())
     else:
@@ -278,10 +291,12 @@ def build_live_(
     source: Annotated[Path, typer.Argument(help="The edit set that people work on.")],
     out: Annotated[Path, typer.Option(help="Folder to write; holds edits.jsonl.")],
     first: Annotated[int, typer.Option(min=0, help="Only so many, oldest first; 0: all.")] = 0,
+    updates: UpdatesOption = None,
+    cache_dir: CacheOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Merge the edit set into the edits that are served."""
-    count = build_live(source, out, first)
+    count = build_live(source, out, first, updates=updates, cache_dir=cache_dir)
     if as_json:
         _print_json({"file": str(out / "edits.jsonl"), "live": count})
     else:

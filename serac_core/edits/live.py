@@ -2,26 +2,57 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from serac_core.edits.atomic import folder_aside
-from serac_core.edits.jsonl import write_edits
-from serac_core.edits.merge import live_edits, read_edit_set
+from serac_core.edits.edit_files import (
+    EditFiles,
+    edit_files,
+    file_digests,
+    prefix_keys,
+    read_file_records,
+)
+from serac_core.edits.jsonl import edit_record, read_records, record_line
+from serac_core.edits.merge import age_key, edit_set, is_retraction, merge, read_edit_set
+from serac_core.edits.record import Edit
 
 LIVE_FILE = "edits.jsonl"
 
+_FOLDER = "live-edits"
+_FORMAT = "1"
+_GONE_FILE = "gone.json"
+_KEPT = 4
+_ID = re.compile(rb'\{"id": ("(?:[^"\\]|\\.)*")')
 
-def build_live(source: str | Path, out: str | Path, first: int = 0) -> int:
+
+def build_live(
+    source: str | Path,
+    out: str | Path,
+    first: int = 0,
+    *,
+    updates: str | Path | None = None,
+    cache_dir: Path | None = None,
+) -> int:
     """Write `out/edits.jsonl`: active edits, superseded and retracted ones left out.
 
-    Oldest first (by `created_at`, then by id), so that the newest edit stands last whatever the
-    order of the source's lines; the same edit set gives the same bytes.
+    Those of the source oldest first (by `created_at`, then by id), whatever the order of its lines;
+    then those of each update likewise. So the newest edit stands last, and an update adds lines at
+    the end and takes others out. The same edit set gives the same bytes.
 
     Parameters
     ----------
     first:
         How many of them to write at most; 0: all. What is superseded or retracted by any edit
         of the set is left out first, so a narrower width is the beginning of a wider one.
+    updates:
+        Folder of the updates that count after the source.
+    cache_dir:
+        Where results are kept, so that an update is applied to what is there; the result is the
+        same without.
 
     Returns
     -------
@@ -37,7 +68,78 @@ def build_live(source: str | Path, out: str | Path, first: int = 0) -> int:
     UnwritableOutput
         `out` can't be written; what was there stays.
     """
-    edits = live_edits(read_edit_set(source))[: first or None]
+    files = edit_files(source, updates)
+    lines = _live_lines(files, cache_dir)[: first or None]
     with folder_aside(out) as folder:
-        write_edits(folder / LIVE_FILE, edits)
-    return len(edits)
+        _write_lines(folder / LIVE_FILE, lines)
+    return len(lines)
+
+
+def _live_lines(files: EditFiles, cache_dir: Path | None) -> list[bytes]:
+    if cache_dir is None:
+        return _merged(files)[0]
+    keys = prefix_keys(file_digests(files), _FORMAT)
+    lines, gone = None, set[str]()
+    for known in range(len(keys), 0, -1):
+        kept = cache_dir / _FOLDER / keys[known - 1]
+        if (kept / _GONE_FILE).is_file():
+            gone = set(json.loads((kept / _GONE_FILE).read_text(encoding="utf-8")))
+            lines = (kept / LIVE_FILE).read_bytes().splitlines(keepends=True)
+            for path in files.updates[known - 1 :]:
+                lines, gone = _updated(lines, gone, path)
+            break
+    if lines is None:
+        lines, gone = _merged(files)
+    kept = cache_dir / _FOLDER / keys[-1]
+    if not kept.exists():
+        with folder_aside(kept) as folder:
+            _write_lines(folder / LIVE_FILE, lines)
+            (folder / _GONE_FILE).write_text(json.dumps(sorted(gone)), encoding="utf-8")
+        old = sorted(kept.parent.iterdir(), key=lambda path: path.stat().st_mtime)
+        for folder in old[:-_KEPT]:
+            shutil.rmtree(folder, ignore_errors=True)
+    return lines
+
+
+def _merged(files: EditFiles) -> tuple[list[bytes], set[str]]:
+    """The lines of the live edits, and the ids of all that were retracted or superseded."""
+    records = read_file_records(files)
+    edits = {edit.id: edit for edit in merge(edit_set(records, files.source))}
+    gone = {e.id for e in edits.values() if e.status == "retracted"}
+    gone |= {e.supersedes for e in edits.values() if e.supersedes is not None}
+    lines: list[bytes] = []
+    for path in files.paths:
+        named = [e.id for e in read_edit_set(path).edits] if files.updates else list(edits)
+        of_file = [edits.pop(name) for name in dict.fromkeys(named) if name in edits]
+        lines += _served(of_file, gone)
+    return lines, gone
+
+
+def _updated(lines: list[bytes], gone: set[str], update: Path) -> tuple[list[bytes], set[str]]:
+    """The same after an update that was found valid."""
+    records = read_records(update)
+    added = edit_set((r for r in records if not is_retraction(r.value)), update).edits
+    going = {record.value["id"] for record in records if is_retraction(record.value)}
+    going |= {edit.id for edit in added if edit.status == "retracted"}
+    going |= {edit.supersedes for edit in added if edit.supersedes is not None}
+    gone = gone | going
+    names = [line_id(line) for line in lines]
+    held = set(names)
+    kept = [line for line, name in zip(lines, names, strict=True) if name not in going]
+    return kept + _served((e for e in added if e.id not in held), gone), gone
+
+
+def _served(edits: Iterable[Edit], gone: set[str]) -> list[bytes]:
+    served = sorted((edit for edit in edits if edit.id not in gone), key=age_key)
+    return [record_line(edit_record(edit)) for edit in served]
+
+
+def line_id(line: bytes) -> str:
+    """The id of an edit in a line that this module or :func:`write_edits` wrote."""
+    match = _ID.match(line)
+    return str(json.loads(match[1]) if match else json.loads(line)["id"])
+
+
+def _write_lines(path: Path, lines: Iterable[bytes]) -> None:
+    with path.open("wb") as handle:
+        handle.writelines(lines)

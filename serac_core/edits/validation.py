@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from serac_core.edits.atomic import folder_aside
-from serac_core.edits.jsonl import RawRecord, read_records
+from serac_core.edits.edit_files import EditFiles, edit_files, read_file_records
+from serac_core.edits.jsonl import RawRecord
 from serac_core.edits.record_rules import CheckedRecord, check_record
 from serac_core.edits.rules import RULES, Violation
 from serac_core.edits.set_rules import check_set, live_records
@@ -130,15 +131,22 @@ def validate_edits(
     path: str | Path,
     limits: Sequence[TokenLimit],
     *,
+    updates: str | Path | None = None,
     out: str | Path | None = None,
+    cache_dir: Path | None = None,
     now: datetime | None = None,
 ) -> ValidationReport:
-    """Validate a file of edits with the Great Expectations suite.
+    """Validate a file of edits, and the updates after it, with the Great Expectations suite.
 
     Parameters
     ----------
+    updates:
+        Folder of the updates that count after the file.
     out:
         Folder for `result.json` and `data_docs/`, written whole whether or not the edits pass.
+    cache_dir:
+        Where results are kept, so that only what was added since is checked, with the edits that it
+        can meet; the suite then runs over what is new. Whether the edits pass doesn't depend on it.
 
     Raises
     ------
@@ -151,13 +159,30 @@ def validate_edits(
     """
     from serac_core.edits.expectations import run_suite
 
-    checked = check_records(read_records(path), limits, now=now)
-    report = _report(checked)
+    files = edit_files(path, updates)
+    checked, report = _checked(files, limits, cache_dir, now)
     if out is None:
         run_suite(checked)
         return report
     with folder_aside(out) as folder:
         run_suite(checked, docs=folder.resolve() / DATA_DOCS)
-        text = json.dumps(report.to_json(), indent=1, ensure_ascii=False)
+        content = {**report.to_json(), "checked": len(checked)}
+        text = json.dumps(content, indent=1, ensure_ascii=False)
         (folder / RESULT_FILE).write_bytes(text.encode("utf-8", "backslashreplace") + b"\n")
     return report
+
+
+def _checked(
+    files: EditFiles, limits: Sequence[TokenLimit], cache_dir: Path | None, now: datetime | None
+) -> tuple[list[CheckedRecord], ValidationReport]:
+    """The records that had to be checked, and the report of all."""
+    from serac_core.edits.validation_cache import ValidationCache
+
+    cache = ValidationCache(files, limits, cache_dir) if cache_dir is not None else None
+    if cache is not None and (found := cache.check_added(now)) is not None:
+        return found
+    checked = check_records(read_file_records(files), limits, now=now)
+    report = _report(checked)
+    if cache is not None:
+        cache.keep(report)
+    return checked, report
