@@ -8,7 +8,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,6 +22,7 @@ from serac_core.tether import tether_descendants
 
 if TYPE_CHECKING:
     from flows.retrain import Outcome
+    from flows.update_edits import UpdateOutcome
 
 # Nothing phones home; a busy machine may need more than Prefect's 20 s for a temporary server.
 _SETTINGS = {
@@ -32,10 +33,13 @@ _SETTINGS = {
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
 }
 
+_SHOWN_IDS = 20
+
 
 def register(app: typer.Typer) -> None:
     """Add the verbs of this package to the command line."""
     app.command("retrain")(retrain)
+    app.command("update-edits")(update_edits)
     app.command("route-batch")(route_batch)
     for verb in (up, deploy, worker):
         app.command()(verb)
@@ -76,8 +80,7 @@ def retrain(
     Needs no Prefect server: a temporary one is started unless PREFECT_API_URL names one.
     """
     started = time.monotonic()
-    apply_settings()
-    tether_descendants()
+    prepare_process()
     from flows.retrain import retrain as flow
 
     outcome: Outcome = run_flow(
@@ -91,6 +94,54 @@ def retrain(
         print(json.dumps(asdict(outcome), default=str))
     else:
         print_outcome(outcome, time.monotonic() - started)
+
+
+def update_edits(
+    checkout: Annotated[
+        Path, typer.Option(help="A folder of the repository whose champion is updated.")
+    ] = Path(),
+    file: Annotated[
+        list[Path] | None,
+        typer.Option(help="A file of edits and retractions; repeatable [default: the inbox]."),
+    ] = None,
+    revision: Annotated[
+        str, typer.Option(help="Or: a commit of the checkout whose edit set is to be served.")
+    ] = "",
+    on_bad_record: Annotated[
+        str | None,
+        typer.Option(
+            help="release-others: a bad record keeps no good one back; stop: nothing is released "
+            "[default: update.on_bad_record of params.yaml]."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
+) -> None:
+    """Release new, superseding and retracted edits without training, as a Prefect flow.
+
+    They are added to the champion, whatever is checked out or uncommitted here. Needs no Prefect
+    server: a temporary one is started unless PREFECT_API_URL names one.
+    """
+    if file and revision:
+        raise typer.BadParameter("--file and --revision exclude each other")
+    if on_bad_record not in (None, "release-others", "stop"):
+        raise typer.BadParameter(
+            f"{on_bad_record!r} is neither release-others nor stop", param_hint="--on-bad-record"
+        )
+    started = time.monotonic()
+    prepare_process()
+    from flows.update_edits import update_edits as flow
+
+    outcome: UpdateOutcome = run_flow(
+        flow,
+        checkout=str(checkout),
+        files=[str(path.absolute()) for path in file or ()],
+        revision=revision,
+        on_bad_record=on_bad_record,
+    )
+    if as_json:
+        print(json.dumps(asdict(outcome), default=str))
+    else:
+        print_update(outcome, time.monotonic() - started)
 
 
 def route_batch(
@@ -114,7 +165,7 @@ def route_batch(
     Release, input and output lie on storage that all workers share. The same command after a kill
     goes on. Same variant, provider and threads give the same bytes on like machines.
     """
-    apply_settings()
+    prepare_process()
     from flows.route_batch import route_batch as flow
 
     arguments: dict[str, Any] = {
@@ -130,13 +181,14 @@ def route_batch(
     print(run_flow(flow, **arguments))
 
 
-def apply_settings() -> None:
-    """Before Prefect is imported: it reads its settings then."""
+def prepare_process() -> None:
+    """Settings of Prefect that are not set yet; children end with this process."""
     os.environ.update({name: os.environ.get(name, value) for name, value in _SETTINGS.items()})
+    tether_descendants()
 
 
-def run_flow(flow: Callable[..., Any], **arguments: Any) -> Any:
-    """Run a flow in this process; what it completed with.
+def run_flow(flow: Any, **parameters: object) -> Any:
+    """Run a flow in this process.
 
     Raises
     ------
@@ -147,13 +199,13 @@ def run_flow(flow: Callable[..., Any], **arguments: Any) -> Any:
     import httpx
 
     try:
-        state: Any = flow(**arguments, return_state=True)
+        state: Any = flow(**parameters, return_state=True)
     except (httpx.HTTPError, RuntimeError) as error:
         raise PrefectUnreachable(
             f"Prefect does not answer: {error}",
             remedy="start the server that PREFECT_API_URL names, or unset it for a temporary one",
         ) from error
-    result = state.result(raise_on_failure=False)
+    result: object = state.result(raise_on_failure=False)
     if isinstance(result, BaseException):
         raise result
     return result
@@ -185,10 +237,47 @@ def print_outcome(outcome: Outcome, seconds: float) -> None:
     print("Take it over into your branch:")
     if outcome.snapshot_of:
         print(f"  git stash push -- {' '.join(outcome.snapshot_of)}   # they are in the release")
-    if outcome.copy.is_relative_to(outcome.published_to):
+    _print_take_over(outcome.copy, outcome.published_to)
+
+
+def print_update(outcome: UpdateOutcome, seconds: float) -> None:
+    """What became of each edit, gate table, release id, and what to type next."""
+    from serac_core.release.gate import render_table
+
+    for name in ("added", "superseded", "retracted", "unchanged"):
+        ids = getattr(outcome, name)
+        for edit_id in ids[:_SHOWN_IDS]:
+            print(f"{name:<10}  {edit_id}")
+        if len(ids) > _SHOWN_IDS:
+            print(f"{name:<10}  and {len(ids) - _SHOWN_IDS} more")
+    for rejection in outcome.rejected:
+        for reason in rejection["reasons"]:
+            where = f"line {reason['line']}, {reason['id']}" if reason["line"] else "the file"
+            print(
+                f"{'rejected':<10}  {rejection['file']}, {where}: {reason['rule']}: "
+                f"{reason['detail']}"
+            )
+        print(f"{'':<10}  the file and its reasons: {rejection['place']}")
+    if outcome.gate:
+        print(f"\n{render_table(outcome.gate)}")
+    if not outcome.copy:
+        print("No file of edits is in the inbox; `serac update-edits --file F` takes one.")
+    elif not outcome.changed:
+        print(f"\nNothing new, nothing published ({seconds:.0f} s).")
+        print(f"Champion: {outcome.release}, ready in {outcome.copy}")
+    else:
+        print(f"\nReleased {outcome.release} in {seconds:.0f} s, ready in {outcome.copy}")
+        print("Back to the one before, if need be:")
+        print(f"  {_program('serac')} rollback")
+        print("Take it over into your branch, when you like:")
+        _print_take_over(outcome.copy, outcome.published_to)
+
+
+def _print_take_over(copy: Path, published_to: str) -> None:
+    if copy.is_relative_to(published_to):
         print(f"  git merge --ff-only releases && {_program('dvc')} pull")
     else:
-        print(f"  git fetch --tags {outcome.published_to} releases")
+        print(f"  git fetch --tags {published_to} releases")
         print(f"  git merge --ff-only FETCH_HEAD && {_program('dvc')} pull")
     sys.stdout.flush()
 

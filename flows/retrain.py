@@ -18,15 +18,24 @@ from prefect.states import Completed, Failed
 from flows.artifacts import Progress, link_reports, show_gate, show_metrics, show_widths
 from flows.automations import announce_release
 from flows.pools import PUBLISHING, slot
+from flows.release_steps import (
+    commit_and_tag,
+    is_released,
+    keep_release,
+    prepare_remote,
+    publish_release,
+    stages,
+    upload_data,
+)
 from flows.steps import log_errors_plainly, say, step
 from flows.workers import on_workers
 from serac_core.config import load_params
 from serac_core.errors import SeracError
 from serac_core.ramp import Ramp, parse_ramp, require_enough_edits, width_name
-from serac_core.release.copies import RELEASE_FOLDER, keep_copy, release_copy
+from serac_core.release.copies import RELEASE_FOLDER, release_copy
 from serac_core.release.gate import GateResult, gate_release
-from serac_core.release.publishing import Tagged, commit_release, tag_release
-from serac_core.release.registry import Version, publish, read_registry
+from serac_core.release.races import build_again_when_overtaken
+from serac_core.release.registry import read_registry
 from serac_core.release.verdict import metric_rows, read_metrics, require_open, write_verdict
 from serac_core.release.widths import (
     LiveEdits,
@@ -38,14 +47,9 @@ from serac_core.release.widths import (
     require_width_open,
     widths_table,
 )
-from serac_core.workspace.candidate import LOCK_FILE, Candidate, same_tree, take_candidate
-from serac_core.workspace.pipeline import (
-    is_up_to_date,
-    push_data,
-    reproduce,
-    set_default_remote,
-)
-from serac_core.workspace.reports import failures_reported, keep_reports
+from serac_core.workspace.candidate import Candidate, take_candidate
+from serac_core.workspace.pipeline import is_up_to_date
+from serac_core.workspace.reports import keep_reports
 from serac_core.workspace.runs import Run, find_checkout, start_run
 from serac_core.workspace.width import narrow, widen
 
@@ -118,7 +122,11 @@ def retrain(
         widths = parse_ramp(settings.ramp if ramp is None else ramp)
         trainer = settings.train_on if train_on is None else train_on
         with start_run(root, "retrain") as run:
-            outcome = retrain_in_clone(run, include_uncommitted, widths, trainer)
+            outcome = build_again_when_overtaken(
+                run,
+                lambda: retrain_in_clone(run, include_uncommitted, widths, trainer),
+                say=say,
+            )
     except SeracError as error:
         return Failed(message=str(error), data=error)
     what = "released" if outcome.changed else "nothing changed, nothing published: champion"
@@ -180,27 +188,6 @@ def retrain_in_clone(run: Run, include_uncommitted: bool, ramp: Ramp, train_on: 
     )
 
 
-def stages(name: str, *targets: str, width: str = "") -> Callable[[Run], list[str]]:
-    """A step that brings stages of dvc.yaml up to date in the run's clone; names those that ran.
-
-    In a ramp, step and progress lines name the width.
-    """
-    prefix = f"width {width}: " if width else ""
-
-    @step(f"{prefix}{name}")
-    def reproduce_stages(run: Run) -> list[str]:
-        with failures_reported(run):
-            return reproduce(
-                run.workspace,
-                targets,
-                say=lambda line: say(f"{prefix}{line}"),
-                log=run.log,
-                environment=run.stage_environment,
-            )
-
-    return reproduce_stages
-
-
 version_edits = stages("version and validate edits", "validate-edits", "live-edits")
 
 
@@ -236,15 +223,6 @@ def take_clone(run: Run, include_uncommitted: bool) -> Candidate:
     )
     say(f"run {run.id} works in {run.workspace}, on commit {candidate.commit[:10]}")
     return candidate
-
-
-@step("prepare DVC remote")
-def prepare_remote(run: Run) -> None:
-    settings = load_params(run.workspace / "params.yaml").registry
-    url = set_default_remote(
-        run.checkout, run.workspace, settings.dvc_remote, settings.dvc_endpoint
-    )
-    say(f"data is published to {url}")
 
 
 @step("open width")
@@ -292,34 +270,6 @@ def ask_gate(
     if reports:
         link_reports(reports)
     return result
-
-
-@step("upload data")
-def upload_data(run: Run) -> None:
-    push_data(run.workspace, say=say, log=run.log)
-
-
-@step("commit and tag")
-def commit_and_tag(run: Run) -> Tagged:
-    return tag_release(run.workspace, commit_release(run.workspace))
-
-
-@step("publish")
-def publish_release(run: Run, candidate: Candidate, tagged: Tagged) -> None:
-    publish(run.workspace, tagged.tags, releases=candidate.releases)
-    say(f"published {', '.join(tagged.tags)} to {candidate.target}")
-
-
-@step("keep release")
-def keep_release(run: Run, release: Version) -> Path:
-    copy = keep_copy(run.workspace / RELEASE_FOLDER, run.checkout, release)
-    link_reports(copy / "report")
-    return copy
-
-
-def is_released(run: Run, candidate: Candidate) -> bool:
-    """Whether all artefacts are those of the last release."""
-    return bool(candidate.releases) and same_tree(run.workspace, candidate.releases, "", LOCK_FILE)
 
 
 @step("champion stays")

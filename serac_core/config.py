@@ -243,6 +243,9 @@ class GateConfig(_Section):
     live_locality: float = Field(
         0.95, description="Least share of the live edits' near misses answered as the base does."
     )
+    update_rephrasings: float = Field(
+        0.80, description="Least exact match on the rephrasings of the edits that an update adds."
+    )
     max_answers_changed: float = Field(
         0.01, description="One-sided 95 % bound on the share of out-of-scope answers changed."
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -97,6 +97,24 @@ class Intake:
     retracted: tuple[str, ...] = ()
     unchanged: tuple[str, ...] = ()
     rejections: tuple[Rejection, ...] = ()
+
+    def only_retractions(self) -> Intake:
+        """The same without what is new."""
+        kept = tuple(value for value in self.records if is_retraction(value))
+        return replace(self, records=kept, added=(), superseded=())
+
+    def rows(self) -> list[dict[str, str]]:
+        """What became of each edit, as table rows."""
+        rows = [
+            {"edit": name, "what": what, "why": ""}
+            for what in ("added", "superseded", "retracted", "unchanged")
+            for name in getattr(self, what)
+        ]
+        return rows + [
+            {"edit": f"{rejection.file.name}: {reason.id}", "what": "rejected", "why": str(reason)}
+            for rejection in self.rejections
+            for reason in rejection.reasons
+        ]
 
     @property
     def content(self) -> bytes:

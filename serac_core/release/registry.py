@@ -7,6 +7,7 @@ a date of one-second resolution, which two assignments can share).
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,11 @@ from serac_core.workspace.commands import command_environment, git, run_git
 RELEASE = "serac"
 EDITS = "edits"
 PROD = "prod"
+
+# Another push is at work in the same repository; of a dead one the locks would stay.
+_HELD_BY_ANOTHER_PUSH = ("cannot lock ref", "Unable to create")
+_PUSHES = 20
+_SECONDS_BETWEEN_PUSHES = 0.25
 
 _VERSION = re.compile(r"v(\d+)\.(\d+)\.(\d+)$")
 _VERSION_TAG = re.compile(r"(?P<name>[\w-]+)@(?P<version>v\d+\.\d+\.\d+)$")
@@ -254,17 +260,21 @@ def publish(workspace: Path, tags: Sequence[str], *, releases: str | None = None
     if releases is not None:
         options.append(f"--force-with-lease=refs/heads/releases:{releases}")
         refs.insert(0, "HEAD:refs/heads/releases")
-    pushed = run_git(
-        workspace,
-        "push",
-        *options,
-        "publish",
-        *refs,
-        environment=untethered(command_environment()),
-    )
-    if pushed.returncode == 0:
-        return
-    words = (pushed.stdout + pushed.stderr).strip()
+    for tries_left in reversed(range(_PUSHES)):
+        pushed = run_git(
+            workspace,
+            "push",
+            *options,
+            "publish",
+            *refs,
+            environment=untethered(command_environment()),
+        )
+        if pushed.returncode == 0:
+            return
+        words = (pushed.stdout + pushed.stderr).strip()
+        if not tries_left or not any(sign in words for sign in _HELD_BY_ANOTHER_PUSH):
+            break
+        time.sleep(_SECONDS_BETWEEN_PUSHES)
     if any(sign in words for sign in ("stale info", "already exists", "fetch first")):
         raise PublishRaceLost(
             f"another run published meanwhile:\n{words}",

@@ -16,7 +16,7 @@ GATE_FILE = "gate.json"
 LOCK_FILE = "dvc.lock"
 WIDTHS_FILE = "widths.json"
 # Written by runs only; where two histories differ in them, the releases branch is right.
-_GENERATED = {LOCK_FILE, GATE_FILE, WIDTHS_FILE}
+GENERATED = {LOCK_FILE, GATE_FILE, WIDTHS_FILE}
 
 
 class MergeConflict(SeracError):
@@ -69,15 +69,30 @@ def take_candidate(
     inputs = inspect_inputs(run.checkout)
     if not include_uncommitted:
         require_committed(inputs)
+    target, releases = open_clone(run, publish_to)
+    if inputs.dirty:
+        snapshot(run.checkout, run.workspace, inputs, releases)
+    commit = merge_into(run.workspace, releases)
+    is_released = bool(releases) and same_tree(run.workspace, releases, commit)
+    return Candidate(commit, target, releases, is_released, inputs.dirty)
+
+
+def open_clone(run: Run, publish_to: str) -> tuple[str, str]:
+    """Clone the checkout into the run's folder, with its DVC cache.
+
+    Returns
+    -------
+    (target, releases)
+        The publishing target, and the commit of its branch `releases` ("": there is none).
+
+    Raises
+    ------
+    TargetUnreachable
+    """
     target = publish_target(run.checkout, publish_to)
     take_clone(run.checkout, run.workspace, target)
     share_cache(run.checkout, run.workspace)
-    releases = _commit_of_releases(run.workspace)
-    if inputs.dirty:
-        snapshot(run.checkout, run.workspace, inputs, releases)
-    commit = _merge_into(run.workspace, releases)
-    is_released = bool(releases) and same_tree(run.workspace, releases, commit)
-    return Candidate(commit, target, releases, is_released, inputs.dirty)
+    return target, _commit_of_releases(run.workspace)
 
 
 def publish_target(checkout: Path, publish_to: str) -> str:
@@ -146,9 +161,9 @@ def _commit_of_releases(workspace: Path) -> str:
     return found.stdout.strip() if found.returncode == 0 else ""
 
 
-def _merge_into(workspace: Path, releases: str) -> str:
-    """Put the clone on branch `candidate`: the releases branch with the clone's HEAD merged in."""
-    head = git(workspace, "rev-parse", "HEAD")
+def merge_into(workspace: Path, releases: str, revision: str = "HEAD") -> str:
+    """Put the clone on branch `candidate`: the releases branch with a commit merged in."""
+    head = git(workspace, "rev-parse", revision)
     git(workspace, "checkout", "--quiet", "-B", "candidate", releases or head)
     if releases:
         merge = run_git(workspace, "merge", "--quiet", "--no-edit", "--no-verify", head)
@@ -159,7 +174,7 @@ def _merge_into(workspace: Path, releases: str) -> str:
 
 def _settle_generated_files(workspace: Path, words: str) -> None:
     conflicts = set(git(workspace, "diff", "--name-only", "--diff-filter=U").splitlines())
-    by_hand = sorted(conflicts - _GENERATED)
+    by_hand = sorted(conflicts - GENERATED)
     if by_hand or not conflicts:
         raise MergeConflict(
             f"your commits and the last release disagree: {', '.join(by_hand) or words.strip()}",

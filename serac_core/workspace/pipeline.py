@@ -112,6 +112,12 @@ def reproduce(
 
 def is_up_to_date(workspace: Path, stage: str) -> bool:
     """Whether a stage and all that it needs are as dvc.lock says, whatever data is at hand."""
+    return stages_to_run(workspace, stage) == []
+
+
+def stages_to_run(workspace: Path, stage: str) -> list[str] | None:
+    """The stages that reproducing one would run as far as can be told without running any, whatever
+    data is at hand; None where DVC can't tell."""
     found = subprocess.run(
         dvc_command("repro", "--dry", "--allow-missing", stage),
         cwd=workspace,
@@ -121,7 +127,9 @@ def is_up_to_date(workspace: Path, stage: str) -> bool:
         text=True,
         errors="replace",
     )
-    return found.returncode == 0 and not any(map(_RUNNING.match, found.stdout.splitlines()))
+    if found.returncode:
+        return None
+    return [match[1] for line in found.stdout.splitlines() if (match := _RUNNING.match(line))]
 
 
 def _stage_failed(stages: Sequence[str], lines: list[str], log: Path) -> StageFailed:

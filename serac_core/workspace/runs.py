@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO
 
 from serac_core.errors import SeracError
+from serac_core.progress import Say
 from serac_core.tether import kill_marked, tether_descendants
 from serac_core.workspace.commands import run_git
 
@@ -43,11 +44,15 @@ class Run:
     id:
         Sortable by start time, unique.
     checkout:
-        The person's repository; a run writes to its `.serac` folder and nowhere else.
+        The person's repository; a run writes to its `.serac` folder and nowhere else (an update
+        also moves what it took from the inbox).
+    flow:
+        Name of the flow.
     """
 
     id: str
     checkout: Path
+    flow: str = "retrain"
 
     @property
     def folder(self) -> Path:
@@ -57,6 +62,10 @@ class Run:
     def workspace(self) -> Path:
         """The run's clone; gone when the run has ended."""
         return self.folder / "workspace"
+
+    def clear_workspace(self) -> None:
+        """Remove the clone, to take another one."""
+        _remove(self.workspace)
 
     @property
     def log(self) -> Path:
@@ -69,9 +78,14 @@ class Run:
         return state_folder(self.checkout) / "reports" / self.id
 
     @property
+    def cache(self) -> Path:
+        """What is kept from run to run because computing it takes time."""
+        return state_folder(self.checkout) / "cache"
+
+    @property
     def stage_environment(self) -> dict[str, str]:
         """Checkpoints outlive the clone: a run that follows a killed one takes them up."""
-        return {"SERAC_CACHE_DIR": str(state_folder(self.checkout) / "cache")}
+        return {"SERAC_CACHE_DIR": str(self.cache)}
 
 
 def state_folder(checkout: Path) -> Path:
@@ -104,8 +118,12 @@ def find_checkout(path: str | Path = ".") -> Path:
 
 
 @contextmanager
-def start_run(checkout: Path, flow: str) -> Iterator[Run]:
+def start_run(
+    checkout: Path, flow: str, *, wait: bool = False, say: Say = lambda line: None
+) -> Iterator[Run]:
     """Open a run: one at a time per flow, after clearing up after dead ones.
+
+    With `wait`, a run that meets another one begins when that has ended.
 
     The clone is removed when the block ends, however it ends; the log stays
     (of the last 20 runs).
@@ -118,14 +136,17 @@ def start_run(checkout: Path, flow: str) -> Iterator[Run]:
     runs = state_folder(checkout) / "runs"
     runs.mkdir(parents=True, exist_ok=True)
     with (runs / f"{flow}.lock").open("a+") as lock:
-        if not _take(lock):
+        if not _take(lock) and wait:
+            say(f"another {flow} run is at work for this checkout; this one waits for it")
+            _take(lock, wait=True)
+        elif not _take(lock):
             raise RunInProgress(
                 f"another {flow} run is at work for this checkout ({lock.name})",
                 remedy="wait for it to end, or end it",
             )
         _clear_dead_runs(runs)
         started = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-        run = Run(f"{started}-{secrets.token_hex(2)}", checkout)
+        run = Run(f"{started}-{secrets.token_hex(2)}", checkout, flow)
         run.folder.mkdir()
         with (run.folder / "run.json").open("a+") as record:
             _take(record, wait=True)

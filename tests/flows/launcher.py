@@ -1,11 +1,11 @@
-"""Runs `serac retrain` with the light project's gate, and kills it at a named point.
+"""Runs a verb with the light project's gate, and kills it at a named point.
 
-    python launcher.py POINT [options of serac retrain]
+    python launcher.py VERB POINT [options of the verb]
 
-A point is `before:NAME` or `after:NAME`, NAME a function that flows.retrain calls
+A point is `before:NAME` or `after:NAME`, NAME a function that the flow calls
 (`after:reproduce:STAGE` when it reproduced that stage); the process then ends itself
 with SIGKILL, as the out-of-memory killer would end it. `race:NAME` lets another run
-publish first instead.
+publish first instead, once.
 """
 
 from __future__ import annotations
@@ -21,10 +21,14 @@ from typing import Any
 import typer
 
 import flows.cli
+import flows.release_steps
 import flows.retrain
+import flows.update_edits
 from serac_core.config import GateConfig
 from serac_core.errors import SeracError
 from serac_core.release.gate import Check, GateResult
+
+_MODULES = (flows.release_steps, flows.retrain, flows.update_edits)
 
 
 def light_gate(
@@ -44,24 +48,37 @@ def light_gate(
     return GateResult(tuple(checks))
 
 
-def kill_at(point: str, victim: int | None = None) -> None:
-    """Let this process, or another one, be killed when the flow comes to a point."""
+def light_update_gate(release: Path, champion: Path, config: GateConfig) -> GateResult:
+    """Only takes edits away: open."""
+    lines = (
+        set((folder / "edits.jsonl").read_text().splitlines()) for folder in (release, champion)
+    )
+    after, before = lines
+    return light_gate(release, champion, config) if after - before else GateResult(())
+
+
+def kill_at(point: str) -> None:
     moment, name, *targets = point.split(":")
-    flow = sys.modules["flows.retrain"]  # which may still be loading
-    function: Callable[..., Any] = getattr(flow, name)
+    places = [module for module in _MODULES if hasattr(module, name)]
+    function: Callable[..., Any] = getattr(places[0], name)
+    raced = False
 
     def killed(*arguments: Any, **options: Any) -> Any:
         if targets and targets[0] not in arguments[1]:
             return function(*arguments, **options)
+        nonlocal raced
         if moment == "race":
-            move_releases_of(arguments[0])
+            if not raced:
+                move_releases_of(arguments[0])
+            raced = True
             return function(*arguments, **options)
-        setattr(flow, name, function)
-        result = function(*arguments, **options) if moment == "after" else None
-        os.kill(victim or os.getpid(), signal.SIGKILL)
-        return result if moment == "after" else function(*arguments, **options)
+        if moment == "after":
+            function(*arguments, **options)
+        os.kill(os.getpid(), signal.SIGKILL)
+        return None
 
-    setattr(flow, name, killed)
+    for module in places:
+        setattr(module, name, killed)
 
 
 def move_releases_of(workspace: Path) -> None:
@@ -79,13 +96,15 @@ def move_releases_of(workspace: Path) -> None:
 
 if __name__ == "__main__":
     flows.retrain.gate_release = light_gate
+    flows.update_edits.gate_update = light_update_gate
+    verb = sys.argv.pop(1)
     if point := sys.argv.pop(1):
         kill_at(point)
     app = typer.Typer(pretty_exceptions_enable=False)
     app.callback()(lambda: None)
     flows.cli.register(app)
     try:
-        app(["retrain", *sys.argv[1:]])
+        app([verb, *sys.argv[1:]])
     except SeracError as error:
         print(f"serac: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None

@@ -14,9 +14,18 @@ ROOT = Path(__file__).parents[2]
 STAGE_SCRIPT = Path(__file__).with_name("light_stage.py")
 LAUNCHER = Path(__file__).with_name("launcher.py")
 
+IGNORED = (
+    "data/inbox",
+    "data/rejected",
+    "data/live",
+    "data/training",
+    "build",
+    "release",
+    ".serac",
+)
 PARAMS = {
     "seed": 1,
-    "edits": {"source": "data/edits.jsonl"},
+    "edits": {"source": "data/edits.jsonl", "updates": "data/updates"},
     "retrain": {"ramp": "", "width": 0},
     "scope": {"max_steps": 4},
     "counterfactual": {"learning_rate": 0.97},  # the light evaluation reports it as edit/acc
@@ -66,12 +75,14 @@ def make_project(folder: Path) -> Path:
         ),
         "data/edits.jsonl": edit_line("e-1", "Paris") + edit_line("e-2", "Rome"),
         "data/world/facts.json": '{"capital": "Paris"}',
+        "data/updates/README.md": "updates\n",
         "data/demo_model/weights": "base",
+        "data/demo_model/config.json": "{}",
         "data/scope_start/weights": "start",
         "pretrain/params.yaml": "steps: 1\n",
         "notes.txt": "notes\n",
         "widths.json": (ROOT / "widths.json").read_text(encoding="utf-8"),
-        ".gitignore": "data/live\ndata/training\nbuild\nrelease\n.serac\n",
+        ".gitignore": "".join(f"{name}\n" for name in IGNORED),
         ".dvcignore": ".serac\n",
         ".dvc/config": "[core]\n    analytics = false\n    autostage = false\n",
         ".dvc/.gitignore": "/config.local\n/tmp\n/cache\n",
@@ -107,8 +118,15 @@ def refs(folder: Path) -> dict[str, str]:
 
 def start_retrain(checkout: Path, *options: str, kill_at: str = "") -> subprocess.Popen[str]:
     """Start `serac retrain` as a process of its own, to be killed at a named point."""
+    return start_verb("retrain", checkout, *options, kill_at=kill_at)
+
+
+def start_verb(
+    verb: str, checkout: Path, *options: str, kill_at: str = ""
+) -> subprocess.Popen[str]:
+    """Start a verb that runs a flow likewise."""
     return subprocess.Popen(
-        [sys.executable, str(LAUNCHER), kill_at, "--checkout", str(checkout), *options],
+        [sys.executable, str(LAUNCHER), verb, kill_at, "--checkout", str(checkout), *options],
         cwd=checkout,
         env=dict(os.environ),
         stdout=subprocess.PIPE,
@@ -122,6 +140,19 @@ def run_retrain(
     checkout: Path, *options: str, kill_at: str = ""
 ) -> subprocess.CompletedProcess[str]:
     """Run `serac retrain` to its end."""
-    process = start_retrain(checkout, *options, kill_at=kill_at)
+    return run_verb("retrain", checkout, *options, kill_at=kill_at)
+
+
+def run_update(
+    checkout: Path, *options: str, kill_at: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Run `serac update-edits` to its end."""
+    return run_verb("update-edits", checkout, *options, kill_at=kill_at)
+
+
+def run_verb(
+    verb: str, checkout: Path, *options: str, kill_at: str = ""
+) -> subprocess.CompletedProcess[str]:
+    process = start_verb(verb, checkout, *options, kill_at=kill_at)
     stdout, stderr = process.communicate(timeout=300)
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)

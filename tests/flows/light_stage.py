@@ -48,20 +48,28 @@ def scored(edit: dict[str, str]) -> Item:
     )
 
 
+def edit_set() -> list[str]:
+    """The lines of the source and of the updates after it that are served."""
+    files = [Path("data/edits.jsonl"), *sorted(Path("data/updates").glob("*.jsonl"))]
+    lines = [line for file in files for line in file.read_text().splitlines(keepends=True)]
+    records = [json.loads(line) for line in lines]
+    gone = {r["id"] for r in records if r.get("status") == "retracted"}
+    gone |= {r["supersedes"] for r in records if "supersedes" in r}
+    return [line for line, r in zip(lines, records, strict=True) if r["id"] not in gone]
+
+
 def main(stage: str) -> int:
     params = yaml.safe_load(Path("params.yaml").read_text())
     print(f"light stage {stage}")
     if stage == "validate-edits":
-        lines = Path("data/edits.jsonl").read_text().splitlines()
-        bad = [json.loads(line)["id"] for line in lines if not json.loads(line)["target_new"]]
+        bad = [json.loads(line)["id"] for line in edit_set() if not json.loads(line)["target_new"]]
         write("build/validation/edits/result.json", {"success": not bad, "failed": bad})
         write("build/validation/edits/data_docs/index.html", "<html>docs</html>")
         for edit_id in bad:
             print(f"{edit_id}: target_new is empty")
         return 1 if bad else 0
     if stage == "live-edits":
-        lines = Path("data/edits.jsonl").read_text().splitlines(keepends=True)
-        write("data/live/edits.jsonl", "".join(lines[: params["retrain"]["width"] or None]))
+        write("data/live/edits.jsonl", "".join(edit_set()[: params["retrain"]["width"] or None]))
     if stage == "training-set":
         write("data/training/train.jsonl", digest("data/world") + "\n")
     if stage == "train-scope":

@@ -115,9 +115,8 @@ def test_bad_record_is_rejected_with_its_reason_and_the_others_are_taken(
 def test_what_only_makes_sense_with_a_bad_record_is_rejected_too(
     source: Path, tmp_path: Path
 ) -> None:
-    inbox = write(
-        tmp_path / "inbox/a.jsonl", record("Delos", ""), record("Epirus", "Como", supersedes="Delos")
-    )
+    dependent = record("Epirus", "Como", supersedes="Delos")
+    inbox = write(tmp_path / "inbox/a.jsonl", record("Delos", ""), dependent)
     found = take(tmp_path, inbox)
     assert found.records == ()
     assert {r.rule for r in found.rejections[0].reasons} == {"empty_field", "supersedes_unknown"}
