@@ -18,6 +18,7 @@ from serac_core.evaluation.agreement import (
     compare_routing,
     near_threshold,
 )
+from serac_core.evaluation.item_columns import COLUMNS_FILE, ITEMS_FILE, ItemColumns
 from serac_core.evaluation.items import Item, questions_of, read_traffic, write_items
 from serac_core.evaluation.metrics import FoldScores, compute_metrics
 from serac_core.evaluation.plots import write_plots
@@ -117,7 +118,8 @@ def evaluate_model(
 def evaluate_live(
     inputs: EvaluationInputs, params: Params, out: Path, cache_dir: Path, say: Say
 ) -> dict[str, Any]:
-    """Evaluate the live edits and their probes, with the memory that is served.
+    """Evaluate the live edits and their probes, with the memory that is served; where an evaluation
+    by the same models is kept in the cache, only what a change of the edits can touch.
 
     Writes the same files as :func:`evaluate_model`. No live edits give no items and metrics
     without values, which is not an error: a release may serve none.
@@ -127,22 +129,9 @@ def evaluate_live(
     UnreadableEdits, UnreadableItems, UnreadableCalibration, UnwritableOutput
         And what loading the encoder, the memory and the models raises.
     """
-    from serac_core.scope import EditMemory, OnnxEncoder
+    from serac_core.evaluation.live import evaluate_live_edits
 
-    served_at = read_thresholds(inputs.calibration)[SERVED_VARIANT]
-    encoder = OnnxEncoder.load(inputs.encoder, SERVED_VARIANT)
-    models = load_models(inputs.counterfactual, params, cache_dir, say)
-    edits = read_edits(inputs.live_edits)
-    questions = questions_of(edits, "live")
-    say(f"live: {len(edits)} edits in memory, {len(questions)} questions")
-    router = _router(encoder, EditMemory.load(inputs.memory, encoder.digest), served_at)
-    items = score_questions(questions, edits, router, models, say)
-    metrics = compute_metrics(items)
-    served = [Routed.of_item(item) for item in items]
-    queries = [item.question.query for item in items]
-    routing = {"near_threshold": near_threshold(queries, served, served_at.threshold)}
-    _write(out, metrics, items, routing, served_at.threshold)
-    return metrics
+    return evaluate_live_edits(inputs, params, out, cache_dir, say)
 
 
 def read_thresholds(calibration: Path) -> dict[str, Thresholds]:
@@ -184,11 +173,24 @@ def _write(
     threshold: float,
 ) -> None:
     with folder_aside(out) as folder:
-        for name, content in (
-            ("metrics.json", metrics),
-            ("routing.json", {"threshold": threshold, **routing}),
-        ):
-            text = json.dumps(content, indent=1, sort_keys=True) + "\n"
-            (folder / name).write_text(text, encoding="utf-8")
-        write_items(folder / "items.jsonl", items)
-        write_plots(folder, [item.row() for item in items], metrics, threshold)
+        columns = ItemColumns.of_rows(item.row() for item in items)
+        write_items(folder / ITEMS_FILE, items)
+        write_evaluation(folder, metrics, columns, routing, threshold)
+
+
+def write_evaluation(
+    folder: Path,
+    metrics: dict[str, Any],
+    columns: ItemColumns,
+    routing: dict[str, Any],
+    threshold: float,
+) -> None:
+    """Write what an evaluation found beside its `items.jsonl`."""
+    for name, content in (
+        ("metrics.json", metrics),
+        ("routing.json", {"threshold": threshold, **routing}),
+    ):
+        text = json.dumps(content, indent=1, sort_keys=True) + "\n"
+        (folder / name).write_text(text, encoding="utf-8")
+    columns.write(folder / COLUMNS_FILE)
+    write_plots(folder, columns, metrics, threshold)

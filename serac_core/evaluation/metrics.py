@@ -38,12 +38,15 @@ portability
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from serac_core.edits.yes_no import NO, YES
+from serac_core.evaluation.item_columns import ABSENT, ItemColumns, as_columns
 from serac_core.evaluation.items import IN_SCOPE, OUT_OF_SCOPE, Item
 from serac_core.statistics import (
     mcnemar_exact,
@@ -52,10 +55,10 @@ from serac_core.statistics import (
     wilson_interval,
 )
 
-_SLICES: dict[str, Callable[[Item], bool]] = {
-    "held_out_relations": lambda item: item.question.held_out_relation,
-    "multi_word_targets": lambda item: item.question.several_words,
-    "targets_absent_from_training": lambda item: not item.question.target_in_training,
+_SLICES: dict[str, Callable[[ItemColumns], NDArray[np.bool_]]] = {
+    "held_out_relations": lambda items: items.held_out_relation_I,
+    "multi_word_targets": lambda items: items.several_words_I,
+    "targets_absent_from_training": lambda items: ~items.target_in_training_I,
 }
 
 
@@ -91,7 +94,7 @@ def token_accuracy(predicted_ids: Sequence[int], target_ids: Sequence[int]) -> f
 
 
 def compute_metrics(
-    items: Sequence[Item], folds: Mapping[str, FoldScores] | None = None
+    items: Sequence[Item] | ItemColumns, folds: Mapping[str, FoldScores] | None = None
 ) -> dict[str, Any]:
     """All metrics of an evaluation, flat, with `intervals` beside them.
 
@@ -110,41 +113,32 @@ def compute_metrics(
         A metric that no item speaks of is absent.
     """
     table = _Table()
-    by_group: dict[str, list[Item]] = defaultdict(list)
-    for item in items:
-        by_group[item.question.group].append(item)
-    edits, rephrasings = by_group["edit"], by_group["rephrase"]
-    in_scope = [item for group in IN_SCOPE for item in by_group[group]]
-    outside = [item for group in OUT_OF_SCOPE for item in by_group[group]]
+    found = items if isinstance(items, ItemColumns) else ItemColumns.of_items(items)
+    right_I = found.correct_I
+    is_edit_I, is_rephrasing_I = found.group.are("edit"), found.group.are("rephrase")
+    inside_I, outside_I = found.group.are(*IN_SCOPE), found.group.are(*OUT_OF_SCOPE)
 
-    table.mean("edit/acc", _present(item.token_accuracy for item in edits))
-    table.share("edit/exact_match", [item.correct for item in edits])
-    table.share("generalization", [item.correct for item in rephrasings])
-    table.mean("generalization/token_acc", _present(item.token_accuracy for item in rephrasings))
-    table.share("ES", [item.correct for item in in_scope])
-    routed_right = [i for i in in_scope if i.edit_id == i.question.expected_edit_id]
-    table.share("ES/routed_right", [item.correct for item in routed_right])
+    table.mean("edit/acc", _present(found.token_accuracy_I[is_edit_I]))
+    table.share("edit/exact_match", right_I[is_edit_I])
+    table.share("generalization", right_I[is_rephrasing_I])
+    table.mean("generalization/token_acc", _present(found.token_accuracy_I[is_rephrasing_I]))
+    table.share("ES", right_I[inside_I])
+    table.share("ES/routed_right", right_I[inside_I & found.routed_right_I])
     for name, belongs in _SLICES.items():
-        table.share(f"edit/exact_match/{name}", [item.correct for item in edits if belongs(item)])
-        table.share(f"generalization/{name}", [i.correct for i in rephrasings if belongs(i)])
+        in_slice_I = belongs(found)
+        table.share(f"edit/exact_match/{name}", right_I[is_edit_I & in_slice_I])
+        table.share(f"generalization/{name}", right_I[is_rephrasing_I & in_slice_I])
     for group in OUT_OF_SCOPE:
-        table.share(f"locality/{group}", [item.correct for item in by_group[group]])
-    _stability(table, outside)
+        table.share(f"locality/{group}", right_I[found.group.are(group)])
+    _stability(table, found, outside_I)
     for form in ("own", "paraphrased", "negated"):
         for reply in (YES, NO):
-            of_form = [
-                item
-                for item in by_group["yes_no"]
-                if (item.question.form, item.question.target) == (form, reply)
-            ]
-            table.share(f"yes_no/{form}/{reply.lower()}", [item.correct for item in of_form])
-    table.share("portability", [item.correct for item in by_group["portability"]])
-    table.share(
-        "routing/true_route",
-        [item.edit_id == item.question.expected_edit_id for item in in_scope],
-    )
+            of_form_I = found.group.are("yes_no") & found.yes_no.are(f"{form}/{reply}")
+            table.share(f"yes_no/{form}/{reply.lower()}", right_I[of_form_I])
+    table.share("portability", right_I[found.group.are("portability")])
+    table.share("routing/true_route", found.routed_right_I[inside_I])
     for group in OUT_OF_SCOPE:
-        table.share(f"routing/false_route/{group}", [item.in_scope for item in by_group[group]])
+        table.share(f"routing/false_route/{group}", found.in_scope_I[found.group.are(group)])
     for fold, scores in (folds or {}).items():
         table.mean(f"edit/acc_{fold}", scores.edit)
         table.mean(f"acc/pre_{fold}", scores.pre)
@@ -152,27 +146,29 @@ def compute_metrics(
     return table.metrics()
 
 
-def _stability(table: _Table, outside: Sequence[Item]) -> None:
-    changed = [not item.correct for item in outside]
-    table.share("answers_changed", changed)
-    if outside:
-        table.value("answers_changed/upper95", upper_bound_95(sum(changed), len(changed)))
-    routed_out = [not item.correct for item in outside if not item.in_scope]
-    table.share("routed_out/answers_changed", routed_out)
-    table.share("DD", [item.argmax_changed for item in outside if item.argmax_changed is not None])
-    table.mean("acc/pre", _present(item.pre_accuracy for item in outside))
-    table.mean("acc/post", _present(item.post_accuracy for item in outside))
-    pairs = [(item.pre_exact, item.post_exact) for item in outside if item.pre_exact is not None]
-    if pairs:
-        lost = sum(bool(pre) and not post for pre, post in pairs)
-        gained = sum(not pre and bool(post) for pre, post in pairs)
+def _stability(table: _Table, found: ItemColumns, outside_I: NDArray[np.bool_]) -> None:
+    changed_I = ~found.correct_I
+    table.share("answers_changed", changed_I[outside_I])
+    if total := int(np.count_nonzero(outside_I)):
+        hits = int(np.count_nonzero(changed_I & outside_I))
+        table.value("answers_changed/upper95", upper_bound_95(hits, total))
+    table.share("routed_out/answers_changed", changed_I[outside_I & ~found.in_scope_I])
+    compared_I = outside_I & (found.argmax_changed_I != ABSENT)
+    table.share("DD", found.argmax_changed_I[compared_I] == 1)
+    table.mean("acc/pre", _present(found.pre_accuracy_I[outside_I]))
+    table.mean("acc/post", _present(found.post_accuracy_I[outside_I]))
+    paired_I = outside_I & (found.pre_exact_I != ABSENT)
+    if pairs := int(np.count_nonzero(paired_I)):
+        pre_I, post_I = found.pre_exact_I == 1, found.post_exact_I == 1
+        lost = int(np.count_nonzero(paired_I & pre_I & ~post_I))
+        gained = int(np.count_nonzero(paired_I & ~pre_I & post_I))
         table.value("mcnemar/p", mcnemar_exact(lost, gained))
         table.value("mcnemar/lost", lost)
         table.value("mcnemar/gained", gained)
-        table.value("mcnemar/n", len(pairs))
+        table.value("mcnemar/n", pairs)
 
 
-def relation_table(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def relation_table(rows: Iterable[Mapping[str, Any]] | ItemColumns) -> list[dict[str, Any]]:
     """One row a relation, by name: counts, exact match, generalization, locality.
 
     Parameters
@@ -185,25 +181,39 @@ def relation_table(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     list of dict
         A share that no item speaks of is None.
     """
-    groups: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    for row in rows:
-        if row["relation"]:
-            groups[row["relation"]].append(row)
+    found = as_columns(rows)
+    count = len(found.relation.names)
+
+    def counts(of_I: NDArray[np.bool_]) -> list[int]:
+        of_relation: list[int] = np.bincount(found.relation.code_I[of_I], minlength=count).tolist()
+        return of_relation
+
+    groups = {
+        name: (counts(of_I), counts(of_I & found.correct_I))
+        for name, of_I in (
+            ("edits", found.group.are("edit")),
+            ("rephrasings", found.group.are("rephrase")),
+            ("outside", found.group.are(*OUT_OF_SCOPE)),
+        )
+    }
+    held_out = counts(found.held_out_relation_I)
     table = []
-    for relation, members in sorted(groups.items()):
-        edits = [row["correct"] for row in members if row["group"] == "edit"]
-        rephrasings = [row["correct"] for row in members if row["group"] == "rephrase"]
-        outside = [row["correct"] for row in members if row["group"] in OUT_OF_SCOPE]
+    for number, relation in sorted(enumerate(found.relation.names), key=lambda pair: pair[1]):
+        if not relation:
+            continue
+        edits, rephrasings, outside = (
+            (asked[number], right[number]) for asked, right in groups.values()
+        )
         table.append(
             {
                 "relation": relation,
-                "held_out": any(row["held_out_relation"] for row in members),
-                "edits": len(edits),
-                "exact_match": _ratio(edits),
-                "rephrasings": len(rephrasings),
-                "generalization": _ratio(rephrasings),
-                "out_of_scope": len(outside),
-                "locality": _ratio(outside),
+                "held_out": held_out[number] > 0,
+                "edits": edits[0],
+                "exact_match": _ratio(*edits),
+                "rephrasings": rephrasings[0],
+                "generalization": _ratio(*rephrasings),
+                "out_of_scope": outside[0],
+                "locality": _ratio(*outside),
             }
         )
     return table
@@ -219,9 +229,10 @@ class _Table:
     def value(self, name: str, value: float) -> None:
         self._values[name] = round(value, 6)
 
-    def share(self, name: str, hits: Sequence[bool]) -> None:
-        if hits:
-            self._add(name, sum(hits) / len(hits), wilson_interval(sum(hits), len(hits)), len(hits))
+    def share(self, name: str, hits: NDArray[np.bool_]) -> None:
+        if total := len(hits):
+            right = int(np.count_nonzero(hits))
+            self._add(name, right / total, wilson_interval(right, total), total)
 
     def mean(self, name: str, values: Sequence[float]) -> None:
         if values:
@@ -240,9 +251,10 @@ class _Table:
         return {**self._values, "intervals": self._intervals}
 
 
-def _ratio(hits: Sequence[bool]) -> float | None:
-    return round(sum(hits) / len(hits), 6) if hits else None
+def _ratio(total: int, right: int) -> float | None:
+    return round(right / total, 6) if total else None
 
 
-def _present(values: Iterable[float | None]) -> list[float]:
-    return [value for value in values if value is not None]
+def _present(values: NDArray[np.float64]) -> list[float]:
+    found: list[float] = values[~np.isnan(values)].tolist()
+    return found

@@ -13,6 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from serac_core.evaluation.item_columns import ItemColumns, as_columns
 from serac_core.evaluation.items import IN_SCOPE, OUT_OF_SCOPE
 
 if TYPE_CHECKING:
@@ -40,6 +44,7 @@ SHOWN_SHARES = (
 )
 
 Row = Mapping[str, Any]
+Rows = Sequence[Row] | ItemColumns
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ LIGHT = Style("#ffffff", "#1f2328", "#d8dee4", "#1f6fb4", "#c4590a")
 DARK = Style("#14181d", "#e6e9ec", "#343c45", "#6ab0f3", "#f2a65a")
 
 
-def write_plots(folder: Path, rows: Sequence[Row], metrics: Row, threshold: float) -> None:
+def write_plots(folder: Path, rows: Rows, metrics: Row, threshold: float) -> None:
     """Write `plots/{scores,shares,relations}.json` and `figures/*.png` below a folder."""
     from serac_core.evaluation.metrics import relation_table
 
@@ -81,7 +86,7 @@ def write_plots(folder: Path, rows: Sequence[Row], metrics: Row, threshold: floa
             (folder / "figures" / f"{name}.png").write_bytes(png)
 
 
-def score_histogram(rows: Sequence[Row]) -> list[dict[str, Any]]:
+def score_histogram(rows: Rows) -> list[dict[str, Any]]:
     """Share of the queries of a scope in each bin of scores; `score` is the bin's middle.
 
     Queries for which no edit came into question (score -1) are in no bin: the shares of a
@@ -90,9 +95,8 @@ def score_histogram(rows: Sequence[Row]) -> list[dict[str, Any]]:
     width = (_HIGHEST - _LOWEST) / BINS
     table = []
     for scope, scores in _scores_by_scope(rows).items():
-        counts = [0] * BINS
-        for score in (score for score in scores if score > NO_MATCH):
-            counts[min(BINS - 1, max(0, int((score - _LOWEST) / width)))] += 1
+        bins = ((scores[scores > NO_MATCH] - _LOWEST) / width).astype(np.int64)
+        counts = np.bincount(np.clip(bins, 0, BINS - 1), minlength=BINS).tolist()
         table += [
             {
                 "score": round(_LOWEST + (number + 0.5) * width, 4),
@@ -114,7 +118,7 @@ def share_rows(metrics: Row) -> list[dict[str, Any]]:
     ]
 
 
-def draw_scores(rows: Sequence[Row], threshold: float, style: Style = LIGHT) -> bytes | None:
+def draw_scores(rows: Rows, threshold: float, style: Style = LIGHT) -> bytes | None:
     """Score distributions in and out of scope with the threshold; None without scores."""
     table = score_histogram(rows)
     if not table:
@@ -328,16 +332,14 @@ def draw_speed(sizes: Mapping[str, Row], style: Style = LIGHT) -> bytes:
         return _png(figure, style)
 
 
-def _scores_by_scope(rows: Sequence[Row]) -> dict[str, list[float]]:
+def _scores_by_scope(rows: Rows) -> dict[str, NDArray[np.float64]]:
+    found = as_columns(rows)
+    is_scored_I = ~np.isnan(found.score_I)
     scores = {
-        scope: [
-            float(row["score"])
-            for row in rows
-            if row["group"] in groups and row["score"] is not None
-        ]
+        scope: found.score_I[is_scored_I & found.group.are(*groups)]
         for scope, groups in (("in scope", IN_SCOPE), ("out of scope", OUT_OF_SCOPE))
     }
-    return {scope: found for scope, found in scores.items() if found}
+    return {scope: found for scope, found in scores.items() if len(found)}
 
 
 @contextmanager

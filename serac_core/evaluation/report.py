@@ -8,9 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from serac_core.edits.atomic import write_atomically
 from serac_core.errors import SeracError
-from serac_core.evaluation.items import read_items
+from serac_core.evaluation.item_columns import ItemColumns
+from serac_core.evaluation.items import read_items, rows_at
 from serac_core.evaluation.metrics import relation_table
 from serac_core.evaluation.plots import (
     DARK,
@@ -109,23 +112,23 @@ def write_report(out_file: str | Path, folder: str | Path) -> None:
 
 def _part(name: str, title: str, folder: Path) -> dict[str, Any]:
     metrics, routing = _read_json(folder / "metrics.json"), _read_json(folder / "routing.json")
-    rows = read_items(folder / "items.jsonl")
+    items = ItemColumns.read(folder)
     threshold = float(routing["threshold"])
-    relations = relation_table(rows)
-    wrong = [row for row in rows if not row["correct"]]
+    relations = relation_table(items)
+    wrong = np.flatnonzero(~items.correct_I)
     return {
         "name": name,
         "title": title,
-        "questions": len(rows),
+        "questions": len(items),
         "threshold": threshold,
         "metrics": _metric_rows(metrics),
         "relations": relations,
-        "failures": wrong[:SHOWN_FAILURES],
+        "failures": rows_at(folder / "items.jsonl", wrong[:SHOWN_FAILURES].tolist()),
         "failures_total": len(wrong),
         "routing": {key: found for key, found in routing.items() if isinstance(found, list)},
         "pictures": {
             "shares": _picture(lambda style: draw_shares(metrics, style)),
-            "scores": _picture(lambda style: draw_scores(rows, threshold, style)),
+            "scores": _picture(lambda style: draw_scores(items, threshold, style)),
             "relations": _picture(lambda style: draw_relations(relations, style)),
         },
     }

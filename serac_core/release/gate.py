@@ -12,15 +12,17 @@ Every check fails closed: what was not measured does not pass. Three tests are o
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from serac_core.config import GateConfig
 from serac_core.errors import SeracError
-from serac_core.evaluation.items import read_items
+from serac_core.evaluation.item_columns import ITEMS_FILE, ItemColumns, as_columns
 from serac_core.release.latency import Latency, measure_latency
 from serac_core.statistics import sign_test_worse
 
@@ -74,8 +76,8 @@ class GateResult:
 
 def run_gate(
     metrics: Mapping[str, Any],
-    items: Sequence[Row],
-    champion_items: Sequence[Row] | None,
+    items: Sequence[Row] | ItemColumns,
+    champion_items: Sequence[Row] | ItemColumns | None,
     parity: Mapping[str, Any],
     latency: Latency | None,
     config: GateConfig,
@@ -321,42 +323,57 @@ def _speed(latency: Latency | None, config: GateConfig) -> Check:
 
 
 def _against_champion(
-    items: Sequence[Row], champion_items: Sequence[Row] | None, config: GateConfig
+    items: Sequence[Row] | ItemColumns,
+    champion_items: Sequence[Row] | ItemColumns | None,
+    config: GateConfig,
 ) -> list[Check]:
     bound = f"<= {config.max_regression:g}"
     if champion_items is None:
         return [Check("regression", None, bound, True, "no champion yet: nothing to compare with")]
-    before = {row["key"]: bool(row["correct"]) for row in champion_items if "key" in row}
-    pairs: dict[str, list[tuple[bool, bool]]] = defaultdict(list)
-    for row in items:
-        if row["key"] in before:
-            pairs[f"{row['part']}/{row['group']}"].append(
-                (before[row["key"]], bool(row["correct"]))
-            )
-    if not pairs:
+    now, before = as_columns(items), as_columns(champion_items)
+    pairs = same_questions(now, before)
+    if not len(pairs):
         return [
             Check(
                 "regression",
                 None,
                 bound,
                 True,
-                f"not comparable: none of {len(items)} items is among the champion's {len(before)}",
+                f"not comparable: none of {len(now)} items is among the champion's {len(before)}",
             )
         ]
-    return [_regression(name, pairs[name], config) for name in sorted(pairs)]
+    named: dict[str, list[int]] = {}
+    of_now, of_before = now.taken(pairs[:, 0]), before.taken(pairs[:, 1])
+    for part in of_now.part.names:
+        for group in of_now.group.names:
+            of_I = of_now.part.are(part) & of_now.group.are(group)
+            if of_I.any():
+                named[f"{part}/{group}"] = lost_and_gained(of_before, of_now, of_I)
+    return [_regression(name, config, *named[name]) for name in sorted(named)]
 
 
-def _regression(name: str, pairs: Sequence[tuple[bool, bool]], config: GateConfig) -> Check:
-    lost = sum(was and not now for was, now in pairs)
-    gained = sum(now and not was for was, now in pairs)
-    fall = (lost - gained) / len(pairs)
+def same_questions(now: ItemColumns, before: ItemColumns) -> NDArray[np.int64]:
+    """(P, 2) the places, now and before, of the questions that both asked."""
+    _, now_P, before_P = np.intersect1d(now.key_I, before.key_I, return_indices=True)
+    return np.stack([now_P, before_P], axis=1)
+
+
+def lost_and_gained(before: ItemColumns, now: ItemColumns, of_I: NDArray[np.bool_]) -> list[int]:
+    """Of the same questions: answers lost, answers gained, and how many there are."""
+    was_I, is_I = before.correct_I[of_I], now.correct_I[of_I]
+    lost, gained = was_I & ~is_I, is_I & ~was_I
+    return [int(np.count_nonzero(lost)), int(np.count_nonzero(gained)), len(was_I)]
+
+
+def _regression(name: str, config: GateConfig, lost: int, gained: int, total: int) -> Check:
+    fall = (lost - gained) / total
     p = sign_test_worse(lost, gained)
     return Check(
         f"regression/{name}",
         fall,
         f"<= {config.max_regression:g}",
         fall <= config.max_regression or p >= SIGNIFICANT,
-        f"against the champion on the same {len(pairs)} items: {lost} lost, {gained} gained, "
+        f"against the champion on the same {total} items: {lost} lost, {gained} gained, "
         f"p = {p:.3g}",
     )
 
@@ -368,10 +385,15 @@ def _metrics(release: Path) -> dict[str, Any]:
     return {**metrics, "live": _read_json(live)} if live.exists() else metrics
 
 
-def _items(release: Path) -> list[dict[str, Any]]:
+def _items(release: Path) -> ItemColumns:
     """Items of both evaluations of a release."""
-    files = (release / "report" / "items.jsonl", release / "report" / "live" / "items.jsonl")
-    return [row for file in files if file == files[0] or file.exists() for row in read_items(file)]
+    parts = [release / "report", release / "report" / "live"]
+    found = [ItemColumns.read(part) for part in parts if part == parts[0] or _has_items(part)]
+    return ItemColumns.joined(found)
+
+
+def _has_items(part: Path) -> bool:
+    return (part / ITEMS_FILE).exists()
 
 
 def _at_least(metrics: Mapping[str, Any], name: str, bound: float, note: str = "") -> Check:

@@ -17,7 +17,7 @@ from serac_core.workspace.candidate import (
     same_tree,
 )
 from serac_core.workspace.commands import dvc_command, git, run_git, stream
-from serac_core.workspace.pipeline import RemoteUnreachable, stages_to_run
+from serac_core.workspace.pipeline import RemoteUnreachable, changed_stages
 from serac_core.workspace.runs import Run
 
 SERVING = ("validate-edits", "live-edits", "memory", "evaluate-live", "package")
@@ -135,8 +135,7 @@ def require_no_training(workspace: Path) -> None:
     ------
     TrainingNeeded
     """
-    found = stages_to_run(workspace, "package") or ()
-    others = [name for name in found if name not in SERVING]
+    others = changed_stages(workspace, SERVING)
     if others:
         raise TrainingNeeded(
             f"more changed than the edits: stage {', '.join(others)} would have to run, and an "

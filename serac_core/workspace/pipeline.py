@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,12 +112,6 @@ def reproduce(
 
 def is_up_to_date(workspace: Path, stage: str) -> bool:
     """Whether a stage and all that it needs are as dvc.lock says, whatever data is at hand."""
-    return stages_to_run(workspace, stage) == []
-
-
-def stages_to_run(workspace: Path, stage: str) -> list[str] | None:
-    """The stages that reproducing one would run as far as can be told without running any, whatever
-    data is at hand; None where DVC can't tell."""
     found = subprocess.run(
         dvc_command("repro", "--dry", "--allow-missing", stage),
         cwd=workspace,
@@ -127,9 +121,34 @@ def stages_to_run(workspace: Path, stage: str) -> list[str] | None:
         text=True,
         errors="replace",
     )
-    if found.returncode:
-        return None
-    return [match[1] for line in found.stdout.splitlines() if (match := _RUNNING.match(line))]
+    return found.returncode == 0 and not any(map(_RUNNING.match, found.stdout.splitlines()))
+
+
+def changed_stages(workspace: Path, but_for: Collection[str]) -> list[str]:
+    """The stages, but for some, of which dvc.lock does not hold the result: their command, a
+    setting or an input is another. What other stages make is taken to be as dvc.lock says, and
+    need not be at hand.
+    """
+    from dvc.repo import Repo
+
+    lock = yaml.safe_load((workspace / "dvc.lock").read_text(encoding="utf-8"))["stages"]
+    made = {out["path"]: _hash(out) for found in lock.values() for out in found.get("outs", ())}
+    changed = []
+    with Repo(str(workspace)) as repo, repo.lock:
+        for stage in repo.index.stages:
+            name = getattr(stage, "name", "")
+            if not name or stage.frozen or name in but_for:
+                continue
+            needed = lock.get(name, {}).get("deps", ())
+            stale = [d for d in needed if d["path"] in made and made[d["path"]] != _hash(d)]
+            given = [d for d in stage.deps if d.def_path not in made]
+            if stage.changed_stage() or stale or any(d.workspace_status() for d in given):
+                changed.append(str(name))
+    return changed
+
+
+def _hash(entry: Mapping[str, Any]) -> str:
+    return str(entry.get("md5") or entry.get("hash") or "")
 
 
 def _stage_failed(stages: Sequence[str], lines: list[str], log: Path) -> StageFailed:
@@ -279,5 +298,5 @@ def out_hash(lock_text: str, out: str) -> str:
     for stage in lock.get("stages", {}).values():
         for entry in stage.get("outs", ()):
             if entry["path"] == out:
-                return str(entry.get("md5") or entry.get("hash") or "")
+                return _hash(entry)
     return ""
