@@ -34,6 +34,7 @@ from serac_core.edits.edit_index import EditIndex
 from serac_core.edits.intake import Intake, take_in
 from serac_core.edits.token_limits import load_token_limits
 from serac_core.errors import SeracError
+from serac_core.evaluation.carried import keep_released
 from serac_core.release.copies import RELEASE_FOLDER, release_copy
 from serac_core.release.gate import GateResult
 from serac_core.release.races import build_again_when_overtaken
@@ -237,7 +238,11 @@ def hold_to_rules(run: Run, request: Request) -> Intake:
 
 @step("bring champion")
 def bring_champion(run: Run) -> Path:
-    return release_copy(run, read_registry(run.workspace).require_champion(), say=say)
+    """A copy of the champion; its evaluation is kept for the stages to go on from."""
+    copy = release_copy(run, read_registry(run.workspace).require_champion(), say=say)
+    if keep_released(copy, run.cache):
+        say("the champion's evaluation is taken from its release")
+    return copy
 
 
 @step("add to edit set")

@@ -6,7 +6,8 @@ compared by their whole text. So where edits are added or taken away, these are 
 edits ask, and every other question that names a subject of one of them. Answer and score of all
 others are what they were, as long as encoder, calibration and both models are the same: the
 context, by which an evaluation is kept. Where an edit that is compared by its whole text comes or
-goes, every kept question is routed again, and those are asked whose decision changed.
+goes, every kept question is routed again, and those are asked whose decision changed. A probe that
+several edits share stays noted as of the one that first had it.
 
 Shapes: I items, A questions with the edits that ask them, W words of questions.
 """
@@ -115,6 +116,8 @@ class AskedIndex:
         place_W = np.searchsorted(sorted_hashes, self.word_W)
         np.minimum(place_W, len(sorted_hashes) - 1, out=place_W)
         hit = np.flatnonzero(sorted_hashes[place_W] == self.word_W)
+        if not len(hit):
+            return np.empty(0, dtype=np.uint64)
         order = hit[np.argsort(self.word_W[hit], kind="stable")]
         words, starts = np.unique(self.word_W[order], return_index=True)
         ends = np.append(starts[1:], len(order))

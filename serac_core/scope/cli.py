@@ -147,17 +147,16 @@ def build_memory(
     provider: ProviderOption = "cpu",
     as_json: JsonOption = False,
 ) -> None:
-    """Encode the live edits for every exported variant; only those not encoded before."""
-    from serac_core.edits.jsonl import read_edits
-    from serac_core.scope.memory_store import build_memories
+    """Encode the live edits for every exported variant; only those not encoded before, and where
+    edits were only added or taken away, as a change of the last memory."""
+    from serac_core.scope.memory_update import build_live_memories
 
-    records = read_edits(edits)
-    encoded = build_memories(records, encoder, out, cache_dir, provider=provider)
+    held, encoded = build_live_memories(edits, encoder, out, cache_dir, provider=provider)
     if as_json:
-        print(json.dumps({"edits": len(records), "encoded": encoded}))
+        print(json.dumps({"edits": held, "encoded": encoded}))
         return
     counts = ", ".join(f"{variant}: {count}" for variant, count in encoded.items())
-    print(f"{len(records)} edits in {out}; newly encoded keys: {counts}")
+    print(f"{held} edits in {out}; newly encoded keys: {counts}")
 
 
 @memory_app.command("add")

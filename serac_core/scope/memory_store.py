@@ -225,12 +225,18 @@ def build_memories(
     cache_dir: str | Path,
     *,
     provider: str = "cpu",
+    encoders: Mapping[str, OnnxEncoder] | None = None,
 ) -> dict[str, int]:
     """Build and write the memories of every exported variant.
 
     The keys of the last build by each encoder are kept in `<cache_dir>/memory/<digest>`, so
     that a build encodes what changed; the result is the same without them. A cache that is
     damaged is not used.
+
+    Parameters
+    ----------
+    encoders:
+        Those of `encoder_dir`, where they are loaded already.
 
     Returns
     -------
@@ -244,7 +250,7 @@ def build_memories(
     memories: dict[str, EditMemory] = {}
     encoded: dict[str, int] = {}
     rows, texts = EditRows.of(edits)
-    for variant, encoder in exported_encoders(encoder_dir, provider).items():
+    for variant, encoder in (encoders or exported_encoders(encoder_dir, provider)).items():
         cache = Path(cache_dir) / "memory" / encoder.digest
         before: Sequence[Segment] = ()
         if cache.exists():
