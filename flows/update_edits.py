@@ -43,6 +43,7 @@ from serac_core.release.update import (
     add_update,
     released_files,
     require_no_training,
+    require_updates_served,
     take_update,
     with_models_of,
 )
@@ -221,6 +222,7 @@ def hold_to_rules(run: Run, request: Request) -> Intake:
     if not request.incoming:
         return Intake()
     params = with_models_of(run.workspace, load_params(run.workspace / "params.yaml"))
+    require_updates_served(run.workspace, params)
     files = released_files(run.workspace, params, say=say, log=run.log)
     index = EditIndex(files, run.cache)
     limits = load_token_limits(params.models, in_context=params.counterfactual.kind == "in-context")

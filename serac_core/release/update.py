@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import yaml
+
 from serac_core.config import Params, load_params
 from serac_core.edits.edit_files import EditFiles, edit_files, next_update
 from serac_core.errors import SeracError
@@ -26,6 +28,10 @@ SERVING = ("validate-edits", "live-edits", "memory", "evaluate-live", "package")
 
 class NothingToUpdate(SeracError):
     """There is no release yet: its models would have to be trained."""
+
+
+class UpdatesNotServed(SeracError):
+    """The champion's pipeline reads no updates: it was released before there were any."""
 
 
 class ChampionRolledBack(SeracError):
@@ -96,6 +102,24 @@ def _go_back(workspace: Path, champion: Version, releases: str) -> None:
         )
     git(workspace, "read-tree", "--reset", "-u", champion.commit)
     git(workspace, "commit", "--quiet", "--no-verify", "-m", f"Back to {champion.tag}")
+
+
+def require_updates_served(workspace: Path, params: Params) -> None:
+    """See that the clone's dvc.yaml serves the folder of updates.
+
+    Raises
+    ------
+    UpdatesNotServed
+    """
+    pipeline = yaml.safe_load((workspace / "dvc.yaml").read_text(encoding="utf-8"))
+    needed = [str(dep) for dep in pipeline["stages"]["live-edits"]["deps"]]
+    if not {"${edits.updates}", params.edits.updates} & set(needed):
+        raise UpdatesNotServed(
+            "the champion's dvc.yaml does not serve edits.updates: it was released before there "
+            "was `serac update-edits`",
+            remedy="merge the newer dvc.yaml and data/updates into your branch and `serac retrain` "
+            "once; nothing is trained anew for it",
+        )
 
 
 def released_files(workspace: Path, params: Params, *, say: Say, log: Path) -> EditFiles:
