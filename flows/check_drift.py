@@ -49,7 +49,7 @@ def check_drift(
     try:
         root = find_checkout(checkout)
         params = load_params(root / "params.yaml")
-        with start_run(root, "check-drift") as run:
+        with start_run(root, "check-drift", wait=True, say=say) as run:
             take_clone(root, run.workspace, publish_target(root, params.registry.publish_to))
             share_cache(root, run.workspace)
             champion = read_registry(run.workspace).require_champion()

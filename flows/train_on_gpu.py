@@ -58,7 +58,7 @@ def train_on_gpu(
     try:
         if cuda:
             require_cuda()
-        with start_run(worker, stage) as run:
+        with start_run(worker, stage, wait=True, say=say) as run:
             shown = TrainingProgress(stage)
             ran = work_on(run, Offer(repository, ref, commit), stage, say=shown.say)
             shown.end()
