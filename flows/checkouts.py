@@ -52,6 +52,14 @@ def take_checkout(folder: str = "", repository: str = "") -> dict[str, str]:
     return {"directory": str(root)}
 
 
+def take_folder() -> dict[str, str]:
+    """Prefect's pull step of a deployment whose runs bring their own repository."""
+    path = Path.home() / ".cache" / "serac" / "worker"
+    path.mkdir(parents=True, exist_ok=True)
+    os.chdir(path)
+    return {"directory": str(path)}
+
+
 def refresh_clone(folder: Path, repository: str) -> None:
     """Make the folder a clone of the repository, on the newest commit of its default branch."""
     if not (folder / ".git").exists():

@@ -66,7 +66,7 @@ def deploy(
     *,
     cron: str | None = None,
     timezone: str | None = None,
-    training_slots: int = 1,
+    training_slots: int = 2,
     infrastructure: Infrastructure = "process",
 ) -> Deployed:
     """Create what is missing on the server, bring the rest up to date.

@@ -41,8 +41,10 @@ def read_deployments(
         for entry in data["deployments"]:
             if entry["name"] == "retrain":
                 _reschedule(entry, cron, timezone)
-        pull = data["pull"] if pools else None
-        return [_deployment(entry, pull) for entry in data["deployments"]]
+        return [
+            _deployment(entry, entry.get("pull", data["pull"]) if pools else None)
+            for entry in data["deployments"]
+        ]
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         raise InvalidDeployments(
             f"{PREFECT_FILE}: {type(error).__name__}: {error}",

@@ -52,7 +52,7 @@ def up(
 def deploy(
     cron: CronOption = None,
     timezone: TimezoneOption = None,
-    training_slots: SlotsOption = 1,
+    training_slots: SlotsOption = 2,
     infrastructure: Annotated[
         Literal["process", "docker", "kubernetes"],
         typer.Option(help="What the pools start runs as."),

@@ -18,7 +18,7 @@ POOLS = {
 }
 PUBLISHING = "serac-publishing"
 TRAINING = "serac-training"
-LIMITS = {PUBLISHING: 1, TRAINING: 1}
+LIMITS = {PUBLISHING: 1, TRAINING: 2}
 
 
 class PoolOfAnotherKind(SeracError):
@@ -70,7 +70,7 @@ def job_template(pool: str, infrastructure: Infrastructure) -> dict[str, Any]:
     return template
 
 
-def make_limits(training_slots: int = 1) -> None:
+def make_limits(training_slots: int = 2) -> None:
     """Create the global concurrency limits, or set how many slots they have.
 
     Parameters

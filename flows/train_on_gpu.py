@@ -16,6 +16,7 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
+from flows.pools import TRAINING, slot
 from flows.steps import log_errors_plainly, say
 from serac_core.errors import SeracError
 from serac_core.workspace.device_use import describe_device_use
@@ -58,7 +59,7 @@ def train_on_gpu(
     try:
         if cuda:
             require_cuda()
-        with start_run(worker, stage, wait=True, say=say) as run:
+        with slot(TRAINING), start_run(worker, stage, wait=True, say=say) as run:
             shown = TrainingProgress(stage)
             ran = work_on(run, Offer(repository, ref, commit), stage, say=shown.say)
             shown.end()

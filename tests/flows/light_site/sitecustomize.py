@@ -1,7 +1,7 @@
 """In processes of the light project's workers: the light gate, and kills at named points.
 
 Python imports this module by itself when its folder is on PYTHONPATH. `SERAC_LIGHT_KILL` names a
-file; when it holds `POINT PID`, that process is killed once a run comes to the point.
+file; when it holds `POINT PID`, that process is killed once the next run comes to the point.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ from __future__ import annotations
 import importlib.abc
 import importlib.machinery
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 
 class LightRetrain(importlib.abc.MetaPathFinder):
@@ -42,9 +44,34 @@ def make_light(module: ModuleType) -> None:
     module.gate_release = launcher.light_gate  # type: ignore[attr-defined]
     order = Path(os.environ.get("SERAC_LIGHT_KILL", ""))
     if order.is_file():
-        point, pid = order.read_text(encoding="utf-8").split()
+        point, victim = order.read_text(encoding="utf-8").split()
         order.unlink()
-        launcher.kill_at(point, int(pid))
+        kill_at(point, int(victim))
+
+
+def kill_at(point: str, victim: int) -> None:
+    """Let another process be killed when the flow calls a function, `before:NAME` or
+    `after:NAME`; the flow goes on."""
+    moment, name = point.split(":")
+    places = [
+        module
+        for path, module in list(sys.modules.items())
+        if path.startswith("flows.") and hasattr(module, name)
+    ]
+    function: Callable[..., Any] = getattr(places[0], name)
+
+    def killing(*arguments: Any, **options: Any) -> Any:
+        for module in places:
+            setattr(module, name, function)
+        if moment == "before":
+            os.kill(victim, signal.SIGKILL)
+        result = function(*arguments, **options)
+        if moment == "after":
+            os.kill(victim, signal.SIGKILL)
+        return result
+
+    for module in places:
+        setattr(module, name, killing)
 
 
 sys.meta_path.insert(0, LightRetrain())
