@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 import time
@@ -63,8 +64,9 @@ def made_edits(given: list[Edit], size: int) -> list[Edit]:
 
 
 def update(project: Path, file: Path) -> dict[str, Any]:
-    """Run an update; seconds of its phases, from the first line of the flow on."""
-    started = time.time()
+    """Run an update; seconds of its phases, from the first line of the flow on, and processor
+    seconds of all processes (Prefect's temporary server aside, which is killed)."""
+    started, before = time.time(), _processor_seconds()
     process = subprocess.Popen(
         [sys.executable, "-m", "serac_core", "update-edits", "--file", str(file), "--json"],
         cwd=project,
@@ -80,13 +82,20 @@ def update(project: Path, file: Path) -> dict[str, Any]:
     outcome = json.loads(stdout)
     phases = phases_of(stderr.splitlines())
     startup = seconds - sum(phases.values())
+    processor = _processor_seconds() - before
     return {
         "release": outcome["release"],
         "edits": {name: len(outcome[name]) for name in ("added", "retracted", "rejected")},
         "seconds": round(sum(phases.values()), 1),
         "before the flow": round(startup, 1),
+        "processor": round(processor, 1),
         "phases": {name: round(value, 1) for name, value in phases.items()},
     }
+
+
+def _processor_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def phases_of(lines: Iterable[str]) -> dict[str, float]:

@@ -104,6 +104,10 @@ def update_edits(
         list[Path] | None,
         typer.Option(help="A file of edits and retractions; repeatable [default: the inbox]."),
     ] = None,
+    retract: Annotated[
+        list[str] | None,
+        typer.Option(help="Id of an edit to take back at once; repeatable. Goes by the inbox too."),
+    ] = None,
     revision: Annotated[
         str, typer.Option(help="Or: a commit of the checkout whose edit set is to be served.")
     ] = "",
@@ -121,8 +125,8 @@ def update_edits(
     They are added to the champion, whatever is checked out or uncommitted here. Needs no Prefect
     server: a temporary one is started unless PREFECT_API_URL names one.
     """
-    if file and revision:
-        raise typer.BadParameter("--file and --revision exclude each other")
+    if (file or retract) and revision:
+        raise typer.BadParameter("--revision and --file or --retract exclude each other")
     if on_bad_record not in (None, "release-others", "stop"):
         raise typer.BadParameter(
             f"{on_bad_record!r} is neither release-others nor stop", param_hint="--on-bad-record"
@@ -131,10 +135,19 @@ def update_edits(
     prepare_process()
     from flows.update_edits import update_edits as flow
 
+    files = [path.absolute() for path in file or ()]
+    if retract:
+        from serac_core.config import load_params
+        from serac_core.workspace.inbox import drop_retractions
+        from serac_core.workspace.runs import find_checkout
+
+        root = find_checkout(checkout)
+        settings = load_params(root / "params.yaml").update
+        files.append(drop_retractions(root / settings.inbox, retract))
     outcome: UpdateOutcome = run_flow(
         flow,
         checkout=str(checkout),
-        files=[str(path.absolute()) for path in file or ()],
+        files=[str(path) for path in files],
         revision=revision,
         on_bad_record=on_bad_record,
     )

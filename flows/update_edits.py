@@ -205,7 +205,7 @@ def collect_files(run: Run, request: Request) -> Request:
     if request.revision and not request.files:
         return request
     files = request.files or inbox_files(request.inbox)
-    return replace(request, incoming=tuple(collect(files, request.inbox, run.folder / "incoming")))
+    return replace(request, incoming=tuple(collect(files, request.inbox, run.incoming)))
 
 
 @step("take clone")

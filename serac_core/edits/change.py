@@ -87,7 +87,8 @@ def retract_edits(path: str | Path, ids: Sequence[str]) -> ChangeResult:
     if unknown := [name for name in wanted if name not in file.by_id]:
         raise UnknownEdit(
             f"{path}: no edit has the id {', '.join(unknown)}",
-            remedy=f"`serac edits list --all {path}` prints the ids",
+            remedy=f"`serac edits list --all {path}` prints the ids; an edit of an update is taken "
+            "back by `serac update-edits --retract ID`",
         )
     done = [name for name in wanted if file.by_id[name].status == "active"]
     if done:

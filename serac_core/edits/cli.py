@@ -15,11 +15,12 @@ import typer
 from serac_core.config import Params, load_params
 from serac_core.edits.change import ChangeResult, add_edits, retract_edits
 from serac_core.edits.diff import diff_edits
+from serac_core.edits.edit_files import edit_files, read_file_records
 from serac_core.edits.export import EXPORT_FORMATS, ExportFormat, export_easyedit
 from serac_core.edits.importers import FORMATS, Format, import_edits
 from serac_core.edits.jsonl import RawRecord, edit_record, read_records, write_edits
 from serac_core.edits.live import build_live
-from serac_core.edits.merge import live_edits, read_edit_set, union
+from serac_core.edits.merge import edit_set, live_edits, read_edit_set, union
 from serac_core.edits.record import Edit
 from serac_core.edits.rules import RULES, Violation
 from serac_core.edits.token_limits import TokenLimit, load_token_limit, load_token_limits
@@ -208,8 +209,13 @@ def list_(
     params: ParamsOption = DEFAULT_PARAMS,
     as_json: JsonOption = False,
 ) -> None:
-    """List the live edits, oldest first."""
-    edits = read_edit_set(file or _settings(params).edits.source)
+    """List the live edits, oldest first: of a file, or of the edit set with its updates."""
+    if file is None:
+        named = _settings(params).edits
+        files = edit_files(named.source, named.updates)
+        edits = edit_set(read_file_records(files), files.source)
+    else:
+        edits = read_edit_set(file)
     live = {edit.id for edit in live_edits(edits)}
     by_id, _ = union(edits)
     shown = [edit for edit in by_id.values() if everything] or live_edits(edits)

@@ -7,21 +7,28 @@ retraction is not held up by anything else.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+import numpy as np
 
 from serac_core.config import GateConfig
 from serac_core.edits.live import line_id
 from serac_core.edits.record import Edit
 from serac_core.evaluation.carried import read_asked
-from serac_core.evaluation.items import OUT_OF_SCOPE, questions_of, read_items
-from serac_core.release.gate import SIGNIFICANT, Check, GateResult, gate_release
+from serac_core.evaluation.item_columns import ItemColumns, keys_of
+from serac_core.evaluation.items import OUT_OF_SCOPE, questions_of
+from serac_core.release.gate import (
+    SIGNIFICANT,
+    Check,
+    GateResult,
+    gate_release,
+    lost_and_gained,
+    same_questions,
+)
 from serac_core.release.manifest import verify_release
 from serac_core.statistics import sign_test_worse, wilson_interval
-
-Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -54,9 +61,8 @@ def gate_update(release: Path, champion: Path, config: GateConfig) -> GateResult
     if not change.added:
         verify_release(release)
         return GateResult((only_going,))
-    items = read_items(release / "report" / "live" / "items.jsonl")
-    asked = read_asked(release / "report" / "live")
-    before = read_items(champion / "report" / "live" / "items.jsonl")
+    live, before = Path("report/live"), ItemColumns.read(champion / "report" / "live")
+    items, asked = ItemColumns.read(release / live), read_asked(release / live)
     return GateResult(
         (
             only_going,
@@ -83,53 +89,49 @@ def _not_routed(release: Path, champion: Path, change: Change) -> Check:
     return Check(name, len(routed), bound, not routed, note)
 
 
-def _of_changed(edits: Sequence[Edit], items: Iterable[Row], config: GateConfig) -> list[Check]:
+def _of_changed(edits: Sequence[Edit], items: ItemColumns, config: GateConfig) -> list[Check]:
     """New edits: their prompts, rephrasings and near misses."""
-    wanted = {question.key: question.group for question in questions_of(edits, "live")}
-    found = [row for row in items if row["key"] in wanted]
+    questions = questions_of(edits, "live")
     checks = []
     for name, groups, bound in (
         ("changed/edit", ("edit",), config.live_exact_match),
         ("changed/rephrasings", ("rephrase",), config.update_rephrasings),
         ("changed/near_misses", OUT_OF_SCOPE, config.live_locality),
     ):
-        of_group = [row for row in found if row["group"] in groups]
-        right = sum(bool(row["correct"]) for row in of_group)
-        asked = sum(group in groups for group in wanted.values())
-        if not asked:
+        asked = keys_of([question.key for question in questions if question.group in groups])
+        of_group_I = np.isin(items.key_I, asked)
+        found = int(np.count_nonzero(of_group_I))
+        right = int(np.count_nonzero(items.correct_I & of_group_I))
+        if not len(asked):
             checks.append(Check(name, None, f">= {bound:g}", True, "none is asked"))
-        elif len(of_group) < asked:
-            note = f"{asked - len(of_group)} of {asked} were not measured"
+        elif found < len(asked):
+            note = f"{len(asked) - found} of {len(asked)} were not measured"
             checks.append(Check(name, None, f">= {bound:g}", False, note))
         else:
-            low, high = wilson_interval(right, len(of_group))
-            note = f"{right} of {asked} right; 95 %: {low:.3f} to {high:.3f}"
-            checks.append(Check(name, right / asked, f">= {bound:g}", right / asked >= bound, note))
+            low, high = wilson_interval(right, found)
+            note = f"{right} of {found} right; 95 %: {low:.3f} to {high:.3f}"
+            checks.append(Check(name, right / found, f">= {bound:g}", right / found >= bound, note))
     return checks
 
 
 def _neighbours(
-    items: Iterable[Row], before: Iterable[Row], asked: Collection[str] | None, config: GateConfig
+    items: ItemColumns, before: ItemColumns, asked: Sequence[str] | None, config: GateConfig
 ) -> Check:
     """Questions about other edits that what changed can touch: right before, and now."""
-    bound = f"<= {config.max_regression:g}"
-    was = {row["key"]: bool(row["correct"]) for row in before}
-    pairs = [
-        (was[row["key"]], bool(row["correct"]))
-        for row in items
-        if row["key"] in was and (asked is None or row["key"] in asked)
-    ]
-    if not pairs:
-        return Check("changed/neighbours", None, bound, True, "no question of another edit is near")
-    lost, gained = (sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs))
-    fall, p = (lost - gained) / len(pairs), sign_test_worse(lost, gained)
+    name, bound = "changed/neighbours", f"<= {config.max_regression:g}"
+    pairs = same_questions(items, before)
+    now = items.taken(pairs[:, 0])
+    of_I = np.ones(len(now), np.bool_) if asked is None else np.isin(now.key_I, keys_of(asked))
+    lost, gained, total = lost_and_gained(before.taken(pairs[:, 1]), now, of_I)
+    if not total:
+        return Check(name, None, bound, True, "no question of another edit is near")
+    fall, p = (lost - gained) / total, sign_test_worse(lost, gained)
     return Check(
-        "changed/neighbours",
+        name,
         fall,
         bound,
         fall <= config.max_regression or p >= SIGNIFICANT,
-        f"{len(pairs)} questions of other edits asked again: {lost} lost, {gained} gained, "
-        f"p = {p:.3g}",
+        f"{total} questions of other edits asked again: {lost} lost, {gained} gained, p = {p:.3g}",
     )
 
 

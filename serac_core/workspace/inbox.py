@@ -13,7 +13,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from serac_core.edits.atomic import write_atomically
 from serac_core.edits.intake import Rejection, write_reasons
+from serac_core.edits.jsonl import record_line
 from serac_core.errors import SeracError
 
 DONE = "done"
@@ -52,6 +54,19 @@ def inbox_files(inbox: Path) -> list[Path]:
         for path in inbox.iterdir()
         if path.is_file() and path.name.endswith(_ENDINGS) and not path.name.startswith(".")
     )
+
+
+def drop_retractions(inbox: Path, ids: Sequence[str]) -> Path:
+    """Put a file that retracts edits into an inbox; the same ids are the same file.
+
+    Raises
+    ------
+    UnwritableOutput
+    """
+    content = b"".join(record_line({"id": name, "status": "retracted"}) for name in ids)
+    path = inbox / f"retract-{hashlib.sha256(content).hexdigest()[:12]}.jsonl"
+    write_atomically(path, [content])
+    return path
 
 
 def collect(files: Iterable[Path], inbox: Path, folder: Path) -> list[Incoming]:

@@ -63,6 +63,11 @@ class Run:
         """The run's clone; gone when the run has ended."""
         return self.folder / "workspace"
 
+    @property
+    def incoming(self) -> Path:
+        """The run's copies of files that it was given; gone when the run has ended."""
+        return self.folder / "incoming"
+
     def clear_workspace(self) -> None:
         """Remove the clone, to take another one."""
         _remove(self.workspace)
@@ -156,6 +161,7 @@ def start_run(
                 yield run
             finally:
                 _remove(run.workspace)
+                _remove(run.incoming)
                 # The mark is this process's: without it no later run kills what it does next.
                 _rewrite(record, owner)
 
@@ -189,6 +195,7 @@ def _clear_dead_runs(runs: Path) -> None:
             if mark := _read_mark(record.read()):
                 kill_marked(mark)
         _remove(folder / "workspace")
+        _remove(folder / "incoming")
         ended.append(folder)
     for folder in ended[:-_RUNS_KEPT]:
         _remove(folder)

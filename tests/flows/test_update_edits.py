@@ -123,6 +123,13 @@ def test_bad_record_stops_the_run_where_so_configured(released: Path) -> None:
     assert (released / "data/rejected/a.jsonl.reasons.json").is_file()
 
 
+def test_edit_is_taken_back_by_its_id(released: Path) -> None:
+    outcome = outcome_of(run_update(released, "--retract", "e-2", "--json"))
+    assert (outcome["release"], outcome["retracted"]) == ("serac@v1.1.0", ["e-2"])
+    assert served(released, "v1.1.0") == ["e-1"]
+    assert len(list((released / "data/inbox/done").iterdir())) == 1
+
+
 def test_closed_gate_holds_no_retraction_up(released: Path) -> None:
     lines = [edit_line(f"hard-{n}", "Oslo") for n in range(3)]
     drop(released, "a.jsonl", *lines, retraction("e-1"))
