@@ -101,7 +101,15 @@ def _go_back(workspace: Path, champion: Version, releases: str) -> None:
             "champion again: `serac rollback --to VERSION`",
         )
     git(workspace, "read-tree", "--reset", "-u", champion.commit)
-    git(workspace, "commit", "--quiet", "--no-verify", "-m", f"Back to {champion.tag}")
+    git(
+        workspace,
+        "commit",
+        "--quiet",
+        "--allow-empty",
+        "--no-verify",
+        "-m",
+        f"Back to {champion.tag}",
+    )
 
 
 def require_updates_served(workspace: Path, params: Params) -> None:

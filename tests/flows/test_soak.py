@@ -1,4 +1,5 @@
-"""Twenty kills at random moments, one after the other in one project (`make soak`)."""
+"""Kills at random moments, one after the other in one project: twenty of retrainings, fifteen of
+updates (`make soak`)."""
 
 from __future__ import annotations
 
@@ -9,13 +10,22 @@ import time
 from pathlib import Path
 
 import pytest
-from light_project import commit_all, edit_line, refs, run_retrain, start_retrain
+from light_project import (
+    commit_all,
+    edit_line,
+    refs,
+    run_retrain,
+    run_update,
+    start_retrain,
+    start_verb,
+)
 from test_kills import persons_state, still_running, wait_until
 from test_retrain import outcome_of
 
 from serac_core.release.manifest import verify_release
 
 KILLS = 20
+KILLS_OF_UPDATES = 15
 
 
 @pytest.mark.soak
@@ -59,4 +69,45 @@ def test_twenty_kills_at_random_moments(released: Path) -> None:
             f"kill {number:2} after {moment:5.2f} s ({'group' if whole_group else 'process'}): "
             f"{'published' if moved else 'target unchanged'}, next run "
             f"{'released' if outcome['changed'] else 'found'} {outcome['release']}"
+        )
+
+
+@pytest.mark.soak
+@pytest.mark.usefixtures("prefect_server")
+def test_fifteen_kills_of_updates_at_random_moments(released: Path) -> None:
+    moments = random.Random(18)
+    for name in ("draft.txt", "notes.txt", "staged.txt"):
+        (released / name).write_text("half a thought\n")
+    length, inbox = 0.0, released / "data/inbox"
+    inbox.mkdir(parents=True)
+    for number in range(1, KILLS_OF_UPDATES + 1):
+        (inbox / f"{number}.jsonl").write_text(edit_line(f"u-{number}", f"City {number}"))
+        before, person = refs(released), persons_state(released)
+
+        moment = moments.uniform(0, length or 8.0)
+        process = start_verb("update-edits", released)
+        time.sleep(moment)
+        whole_group = moments.random() < 0.5
+        (os.killpg if whole_group else os.kill)(process.pid, signal.SIGKILL)
+        process.communicate()
+
+        assert wait_until(lambda: not still_running(released), 5)
+        after = refs(released)
+        tags = {name for name in set(after) - set(before) if name.startswith("refs/tags/")}
+        moved = after["refs/heads/releases"] != before["refs/heads/releases"]
+        assert (len(tags), moved) in ((0, False), (3, True))
+
+        started = time.monotonic()
+        outcome = outcome_of(run_update(released, "--json"))
+        if outcome["changed"]:
+            length = time.monotonic() - started
+        if outcome["copy"] is not None:
+            served = (Path(str(outcome["copy"])) / "edits.jsonl").read_text()
+            assert all(f'"u-{n}"' in served for n in range(1, number + 1)), "an edit was lost"
+        assert not list(inbox.glob("*.jsonl"))
+        assert persons_state(released) == person
+        print(
+            f"kill {number:2} after {moment:5.2f} s ({'group' if whole_group else 'process'}): "
+            f"{'published' if moved else 'target unchanged'}, next run "
+            f"{'released' if outcome['changed'] else 'found'} {outcome['release'] or 'nothing'}"
         )
