@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from serac_core.edits.atomic import write_atomically
 from serac_core.progress import Say, in_chunks
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 _FOLDER = "base-answers"
 _SEPARATOR = "\x1f"
+_ASKED_AT_ONCE = 500
+_WAIT_SECONDS = 60
 
 
 class BaseAnswers:
@@ -29,8 +32,8 @@ class BaseAnswers:
     max_new_tokens:
         Longest answer, in tokens.
     cache_dir:
-        Where answers are kept between runs, in `base-answers/<key>.json`; the key is made
-        from `identity`, so that another model never gets this one's answers.
+        Where answers are kept between runs, in `base-answers/<key>.sqlite`, looked up one by one;
+        the key is made from `identity`, so that another model never gets this one's answers.
     identity:
         From :func:`model_identity`; None keeps nothing between runs.
     """
@@ -50,19 +53,18 @@ class BaseAnswers:
         self._file: Path | None = None
         if cache_dir is not None and identity is not None:
             key = hashlib.sha256(f"{identity}{_SEPARATOR}{max_new_tokens}".encode()).hexdigest()
-            self._file = cache_dir / _FOLDER / f"{key[:32]}.json"
+            self._file = cache_dir / _FOLDER / f"{key[:32]}.sqlite"
         self._answers: dict[str, str] = {}
         self._scores: dict[str, list[list[int]]] = {}
-        self._read()
 
     def answers(self, queries: Sequence[str]) -> list[str]:
         """The base model's greedy answers, in the order of the queries."""
+        self._answers |= self._read("answers", set(queries) - self._answers.keys())
         new = [query for query in dict.fromkeys(queries) if query not in self._answers]
         for part in in_chunks(new, "base answers", self._say):
             found = self._model.generate(part, max_new_tokens=self._max_new_tokens)
             self._answers.update(zip(part, found, strict=True))
-        if new:
-            self._write()
+            self._write("answers", {query: self._answers[query] for query in part})
         return [self._answers[query] for query in queries]
 
     def scores(self, prompts: Sequence[str], targets: Sequence[str]) -> list[TokenScore]:
@@ -71,33 +73,62 @@ class BaseAnswers:
 
         keys = [_SEPARATOR.join(pair) for pair in zip(prompts, targets, strict=True)]
         pairs = dict(zip(keys, zip(prompts, targets, strict=True), strict=True))
+        self._scores |= self._read("scores", pairs.keys() - self._scores.keys())
         new = [key for key in pairs if key not in self._scores]
         for part in in_chunks(new, "base scores", self._say):
             found = self._model.score([pairs[k][0] for k in part], [pairs[k][1] for k in part])
             for key, score in zip(part, found, strict=True):
                 self._scores[key] = [list(score.target_ids), list(score.predicted_ids)]
-        if new:
-            self._write()
+            self._write("scores", {key: self._scores[key] for key in part})
         return [
             TokenScore(target_ids=tuple(target), predicted_ids=tuple(predicted))
             for target, predicted in (self._scores[key] for key in keys)
         ]
 
-    def _read(self) -> None:
+    def _read(self, table: str, keys: Iterable[str]) -> dict[str, Any]:
+        """What is kept of these keys."""
         if self._file is None or not self._file.exists():
-            return
+            return {}
+        asked = {_digest(key): key for key in keys}
+        digests = list(asked)
+        found: dict[str, Any] = {}
         try:
-            kept = json.loads(self._file.read_text(encoding="utf-8"))
-            self._answers = {str(query): str(answer) for query, answer in kept["answers"].items()}
-            self._scores = {key: [list(a), list(b)] for key, (a, b) in kept["scores"].items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            with closing(self._open(self._file)) as database:
+                for first in range(0, len(digests), _ASKED_AT_ONCE):
+                    part = digests[first : first + _ASKED_AT_ONCE]
+                    marks = ",".join("?" * len(part))
+                    rows = database.execute(
+                        f"select key, value from {table} where key in ({marks})", part
+                    )
+                    found.update((asked[key], json.loads(value)) for key, value in rows)
+        except (sqlite3.DatabaseError, ValueError, KeyError) as error:
             self._say(f"{self._file}: not readable ({error}); asking the base model again")
-            self._answers, self._scores = {}, {}
+            self._file.unlink(missing_ok=True)
+            return {}
+        return found
 
-    def _write(self) -> None:
-        if self._file is not None:
-            kept = {"answers": self._answers, "scores": self._scores}
-            write_atomically(self._file, [json.dumps(kept, sort_keys=True).encode()])
+    def _write(self, table: str, values: Mapping[str, object]) -> None:
+        if self._file is None:
+            return
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        rows = [(_digest(key), json.dumps(value)) for key, value in values.items()]
+        with closing(self._open(self._file)) as database, database:
+            database.executemany(f"insert or ignore into {table} values (?, ?)", rows)
+
+    @staticmethod
+    def _open(file: Path) -> sqlite3.Connection:
+        database = sqlite3.connect(file, timeout=_WAIT_SECONDS)
+        database.execute("pragma synchronous = off")
+        for table in ("answers", "scores"):
+            database.execute(
+                f"create table if not exists {table} (key blob primary key, value text) "
+                "without rowid"
+            )
+        return database
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()[:16]
 
 
 def model_identity(name_or_path: str, device: str = "cpu") -> str | None:

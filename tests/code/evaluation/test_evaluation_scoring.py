@@ -103,7 +103,7 @@ def test_the_base_is_asked_once_whatever_asks_again(tmp_path):
 
 def test_a_damaged_cache_is_asked_anew(tmp_path):
     BaseAnswers(WordModel(), max_new_tokens=4, cache_dir=tmp_path, identity="one").answers(["coin"])
-    file = next(tmp_path.rglob("*.json"))
+    file = next(tmp_path.rglob("*.sqlite"))
     file.write_text('{"answers": {"coin"')
     said = []
     answers = BaseAnswers(

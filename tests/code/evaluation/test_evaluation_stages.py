@@ -114,7 +114,7 @@ def test_the_model_is_evaluated_and_the_same_bytes_come_again(run, workspace):
         "traffic": 1,
         "unrelated": 1,  # asked once, though every edit has it
     }
-    cached = list((workspace / ".serac/cache").rglob("*.json"))
+    cached = list((workspace / ".serac/cache").rglob("*.sqlite"))
     assert len(cached) == 1
     run("model", "build/two")
     for file in sorted(Path("build/one").rglob("*.*")):
