@@ -124,7 +124,7 @@ class EditedModel:
 
         folder = Path(release)
         router = Router.load(folder, variant=variant, provider=provider)
-        chat = _chat_template(folder)
+        chat = chat_use(folder)
         model = LanguageModel.load(base or _base_model(folder), device, chat=chat)
         return cls(
             model,
@@ -177,7 +177,7 @@ class EditedModel:
         return edit
 
 
-def _chat_template(release: Path) -> ChatUse:
+def chat_use(release: Path) -> ChatUse:
     """As the release was evaluated: those that don't say are from before there was the setting."""
     from pydantic import ValidationError
 
