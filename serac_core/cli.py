@@ -24,6 +24,7 @@ from serac_core.scope.cli import (
     train_scope,
     train_scope_start,
 )
+from serac_core.serving.cli import serve
 
 app = typer.Typer(
     name="serac",
@@ -41,7 +42,8 @@ app.add_typer(train_app, name="train")
 app.add_typer(memory_app, name="memory")
 app.add_typer(releases_app, name="releases")
 app.add_typer(benchmark_app, name="benchmark")
-for verb in (export, calibrate, route, explain, answer, evaluate, gate, drift, rollback, doctor):
+verbs = (export, calibrate, route, explain, answer, evaluate, gate, drift, serve, rollback, doctor)
+for verb in verbs:
     app.command()(verb)
 for extension in entry_points(group="serac.commands"):
     extension.load()(app)

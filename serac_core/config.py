@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import yaml
 from pydantic import (
@@ -22,8 +22,11 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 
+M = TypeVar("M", bound=BaseModel)
+
+
 class ConfigError(SeracError):
-    """params.yaml is missing, is not YAML, or breaks a rule of the settings."""
+    """A file of settings is missing, is not YAML, or breaks a rule of the settings."""
 
 
 class _Section(BaseModel):
@@ -395,27 +398,58 @@ def load_params(path: str | Path = "params.yaml") -> Params:
         The file is missing or unreadable, a key is unknown or a value breaks its rule;
         the message names the key, the value and the rule.
     """
+    return read_settings(
+        path, Params, remedy="run in the project's folder, or name it with --params"
+    )
+
+
+def read_settings(path: str | Path, model: type[M], *, remedy: str) -> M:
+    """Read a YAML file of settings and hold it to its model.
+
+    Parameters
+    ----------
+    remedy:
+        What to do where there is no such file.
+
+    Raises
+    ------
+    ConfigError
+    """
     path = Path(path)
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(
-            f"{path}: no such file", remedy="run in the project's folder, or name it with --params"
-        ) from None
+        raise ConfigError(f"{path}: no such file", remedy=remedy) from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(
             f"{path}: not readable as YAML: {error}", remedy="mend the file"
         ) from error
+    return checked_settings(data or {}, model, str(path))
+
+
+def checked_settings(data: object, model: type[M], source: str) -> M:
+    """The settings that data stand for.
+
+    Parameters
+    ----------
+    source:
+        Where the data come from, for the message.
+
+    Raises
+    ------
+    ConfigError
+        A key is unknown or a value breaks its rule; the message names each.
+    """
     try:
-        return Params.model_validate(data or {})
+        return model.model_validate(data)
     except ValidationError as error:
         problems = "; ".join(
             f"{'.'.join(map(str, e['loc']))}: {_rule(e)} (got {e['input']!r})"
             for e in error.errors()
         )
+        home = model.__module__.replace(".", "/")
         raise ConfigError(
-            f"{path}: {problems}",
-            remedy="see the description of each key in serac_core/config.py",
+            f"{source}: {problems}", remedy=f"see the description of each key in {home}.py"
         ) from error
 
 

@@ -125,7 +125,7 @@ class EditedModel:
         folder = Path(release)
         router = Router.load(folder, variant=variant, provider=provider)
         chat = chat_use(folder)
-        model = LanguageModel.load(base or _base_model(folder), device, chat=chat)
+        model = LanguageModel.load(base or base_model(folder), device, chat=chat)
         return cls(
             model,
             CounterfactualModel.load(folder / "counterfactual", device, chat=chat, base=model),
@@ -191,7 +191,13 @@ def chat_use(release: Path) -> ChatUse:
     return named.chat_template
 
 
-def _base_model(release: Path) -> str:
+def base_model(release: Path) -> str:
+    """The base model that a release's manifest names.
+
+    Raises
+    ------
+    UnknownBaseModel
+    """
     try:
         named = json.loads((release / "manifest.json").read_text(encoding="utf-8"))["base_model"]
     except (OSError, ValueError, KeyError, TypeError) as error:

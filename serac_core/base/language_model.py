@@ -156,6 +156,10 @@ class LanguageModel:
                     answers[i] = self._decode(made)
         return answers
 
+    def count_tokens(self, text: str) -> int:
+        """Tokens of a text, special ones left out."""
+        return len(self._token_ids([text])[0])
+
     def prompt_rows(self, prompts: Sequence[str], max_new_tokens: int = 0) -> list[list[int]]:
         """The tokens that each prompt is answered from.
 

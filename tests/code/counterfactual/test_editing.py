@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from serac_core.base import LanguageModel
 from serac_core.counterfactual import CounterfactualModel
 from serac_core.counterfactual import cli as counterfactual_cli
-from serac_core.editing import EditedModel, StaleMemory, UnknownBaseModel, _base_model
+from serac_core.editing import EditedModel, StaleMemory, UnknownBaseModel, base_model
 from serac_core.edits import Edit
 from serac_core.scope.router import Decision
 
@@ -113,11 +113,11 @@ def test_a_memory_of_other_edits_is_refused(tiny: Tiny, edits: list[Edit]) -> No
         edited.answer(["What is the capital of Peru?"])
 
 
-def test_the_base_model_is_the_manifests(tmp_path: Path) -> None:
+def test_thebase_model_is_the_manifests(tmp_path: Path) -> None:
     with pytest.raises(UnknownBaseModel):
-        _base_model(tmp_path)
+        base_model(tmp_path)
     (tmp_path / "manifest.json").write_text('{"base_model": "data/demo_model"}')
-    assert _base_model(tmp_path) == "data/demo_model"
+    assert base_model(tmp_path) == "data/demo_model"
 
 
 def test_serac_answer(
