@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from serac_core.serving.batching import Batcher
 from serac_core.serving.completions import Said
-from serac_core.serving.errors import AnswerTimeout, ApiError, BadRequest, Internal
+from serac_core.serving.errors import AnswerTimeout, ApiError, Internal, TooLong
 from serac_core.serving.metrics import Metrics
 from serac_core.serving.settings import ServingSettings
 
@@ -74,7 +74,7 @@ class Answering:
 
         Raises
         ------
-        Busy, BadRequest, AnswerTimeout, Internal
+        Busy, TooLong, AnswerTimeout, Internal
         """
         work = self._edited.submit((release, tokens), [(edit, query)])
         return (await self._timed(work))[0]
@@ -99,9 +99,7 @@ class Answering:
                 remedy="try again, ask for fewer tokens, or raise answer_timeout of the server",
             ) from None
         except TextTooLong as error:
-            raise BadRequest(
-                error.what, remedy=error.remedy, code="context_length_exceeded"
-            ) from None
+            raise TooLong(error.what, remedy=error.remedy) from None
         except Exception as error:
             log.exception("a local model failed")
             raise Internal(

@@ -66,6 +66,12 @@ class BadRequest(ApiError):
     status, type, code = 400, "invalid_request_error", "invalid_request"
 
 
+class TooLong(BadRequest):
+    """A question and its edit don't fit into the local model that answers."""
+
+    code = "context_length_exceeded"
+
+
 class BadKey(ApiError):
     """No key, or none that is known."""
 

@@ -11,7 +11,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from serac_core.serving.completions import EVENT_STREAM, Said, events, stopped, whole
-from serac_core.serving.errors import ApiError, BadRequest, NotFound, Unavailable
+from serac_core.serving.errors import ApiError, BadRequest, NotFound, TooLong, Unavailable
 from serac_core.serving.exchange import ClientLeft, Exchange, Handler, Header
 from serac_core.serving.guard import BODY
 from serac_core.serving.request import ModelRequest, read_request
@@ -71,12 +71,13 @@ class OpenAIApi:
                     raise
                 reason = "router-failed"
         if reason is not None:
-            state.metrics.decisions.labels("unrouted", state.holder.release_name or "").inc()
-            exchange.extra = [(b"x-serac-route", b"unrouted"), (b"x-serac-reason", reason.encode())]
-            release = state.holder.release_name
-            if release and reason != "routing-off":
-                exchange.extra.append((b"x-serac-release", _header(release)))
+            self._unrouted(exchange, reason)
         await self._from_base(exchange, request)
+
+    def _unrouted(self, exchange: Exchange, reason: str) -> None:
+        """Say why the base answers although no scope was decided, or against it."""
+        self._state.metrics.decisions.labels("unrouted", "").inc()
+        exchange.extra = [(b"x-serac-route", b"unrouted"), (b"x-serac-reason", reason.encode())]
 
     async def _routed(self, exchange: Exchange, request: ModelRequest, endpoint: str) -> bool:
         """Answer from the edit that the question meets; False where it meets none."""
@@ -93,13 +94,16 @@ class OpenAIApi:
                 await self._in_context(exchange, request, edit, question)
                 return True
             if state.upstream is not None and not await state.knows_model(request.model):
-                exchange.extra = [
-                    (b"x-serac-route", b"unrouted"),
-                    (b"x-serac-reason", b"unknown-model"),
-                ]
+                self._unrouted(exchange, "unknown-model")
                 return False
             tokens = state.answering.longest(request.max_tokens)
-            said = await state.answering.from_edit(release, edit, question, tokens)
+            try:
+                said = await state.answering.from_edit(release, edit, question, tokens)
+            except TooLong:
+                if state.upstream is None:
+                    raise
+                self._unrouted(exchange, "too-long")
+                return False
         await _say(exchange, request, stopped(said, request))
         return True
 

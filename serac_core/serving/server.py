@@ -62,12 +62,13 @@ class RouterServer(uvicorn.Server):
             self._started(str(host), int(port))
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        delay = self._state.settings.drain_delay
-        if self._state.draining or not delay:
-            self._state.draining = True
-            super().handle_exit(sig, frame)
+        if self._state.draining:
+            self.should_exit = self.force_exit = True
             return
-        self._state.draining = True
         log.info("%s: draining", signal.Signals(sig).name)
-        loop = asyncio.get_event_loop()
-        loop.call_soon_threadsafe(loop.call_later, delay, super().handle_exit, sig, frame)
+        self._state.draining = True
+        loop = asyncio.get_running_loop()
+        loop.call_soon_threadsafe(loop.call_later, self._state.settings.drain_delay, self._end)
+
+    def _end(self) -> None:
+        self.should_exit = True

@@ -6,9 +6,21 @@ import json
 import random
 from dataclasses import dataclass, field
 
-WORDS = (
-    "tell me a joke about tea weather bread now please Märchen 日本 \U0001f600 x,y \\n 7".split()
-)
+WORDS = [
+    "tell",
+    "me",
+    "a",
+    "joke",
+    "about",
+    "tea",
+    "now",
+    "Märchen",
+    "日本",
+    "😀",
+    "x,y",
+    "\\n",
+    "7",
+]
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
 TOOL = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}
 
