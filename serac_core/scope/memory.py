@@ -18,7 +18,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -162,19 +162,14 @@ class EditMemory:
     @cached_property
     def subjects(self) -> SubjectFinder:
         """Finds the subjects of the edits in a text."""
-        return SubjectFinder([part.edits.subjects for part in self.segments], self._about)
+        # Over the parts, not over `self`: a memory that held itself would stay mapped until a
+        # collection of all garbage, which stops a server for half a second.
+        about = partial(_about, self.segments, self.starts)
+        return SubjectFinder([part.edits.subjects for part in self.segments], about)
 
     def about(self, subject: tuple[str, ...]) -> list[int]:
         """Places of the edits about a subject, the newest last."""
-        return self._about(hash_of(subject), " ".join(subject).encode())
-
-    def _about(self, hash_: int, name: bytes) -> list[int]:
-        places: list[int] = []
-        for start, part in zip(self.starts, self.segments, strict=False):
-            row = part.edits.subjects.row_of(hash_, name)
-            if row is not None:
-                places += (part.kept(part.edits.subjects.places_of(row)) + start).tolist()
-        return places
+        return _about(self.segments, self.starts, hash_of(subject), " ".join(subject).encode())
 
     @cached_property
     def whole_texts(self) -> NDArray[np.int64]:
@@ -277,6 +272,18 @@ class EditMemory:
     def _joined(self, rows: Iterable[NDArray[np.int64]]) -> NDArray[np.int64]:
         found = [part + start for part, start in zip(rows, self.starts, strict=False)]
         return np.concatenate(found) if found else np.empty(0, dtype=np.int64)
+
+
+def _about(
+    segments: Sequence[Segment], starts: Sequence[int], hash_: int, name: bytes
+) -> list[int]:
+    """Places of the edits about a subject."""
+    places: list[int] = []
+    for start, part in zip(starts, segments, strict=False):
+        row = part.edits.subjects.row_of(hash_, name)
+        if row is not None:
+            places += (part.kept(part.edits.subjects.places_of(row)) + start).tolist()
+    return places
 
 
 def _cosines(queries_BD: Matrix, part: Segment, key_C: NDArray[np.uint32]) -> Matrix:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 import threading
 import time
@@ -163,11 +162,13 @@ class ServedRelease:
         return self._router is None
 
     def close(self) -> None:
-        """Let go of session, memory and model. Nothing may be using them."""
+        """Let go of session, memory and model, which go at once: none of them holds itself, and
+        nothing may be using them."""
         self._router = self._counterfactual = None
         self.edits = {}
-        gc.collect()  # models and sessions lie in cycles
-        _free_cuda_memory()
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     def _closed(self) -> ReleaseClosed:
         return ReleaseClosed(
@@ -334,9 +335,3 @@ def _spread(edits: Sequence[Edit], count: int) -> list[Edit]:
     if len(edits) <= count:
         return list(edits)
     return [edits[n * (len(edits) - 1) // (count - 1)] for n in range(count)]
-
-
-def _free_cuda_memory() -> None:
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()
