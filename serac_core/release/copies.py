@@ -49,17 +49,28 @@ def release_copy(run: Run, version: Version, *, say: Say) -> Path:
         git(run.folder, "clone", "--quiet", "--no-checkout", str(run.workspace), str(clone))
         git(clone, "checkout", "--quiet", "--detach", version.commit)
         shutil.copy2(run.workspace / ".dvc/config.local", clone / ".dvc/config.local")
-        exit_code, lines = stream(
-            dvc_command("pull", RELEASE_FOLDER), cwd=clone, say=say, log=run.log
-        )
-        if exit_code:
-            raise ReleaseUnavailable(
-                f"{version.tag}: " + "\n".join(lines[-5:]),
-                remedy="make the DVC remote that holds it reachable (`serac doctor` checks it)",
-            )
+        pull_release(clone, version, say=say, log=run.log)
         return keep_copy(clone / RELEASE_FOLDER, run.checkout, version)
     finally:
         shutil.rmtree(clone, ignore_errors=True)
+
+
+def pull_release(clone: Path, version: Version, *, say: Say, log: Path) -> Path:
+    """Get a release's files into a clone that has its commit checked out; their directory.
+
+    Raises
+    ------
+    ReleaseUnavailable
+    """
+    exit_code, lines = stream(
+        dvc_command("pull", "--force", RELEASE_FOLDER), cwd=clone, say=say, log=log
+    )
+    if exit_code:
+        raise ReleaseUnavailable(
+            f"{version.tag}: " + "\n".join(lines[-5:]),
+            remedy="make the DVC remote that holds it reachable (`serac doctor` checks it)",
+        )
+    return clone / RELEASE_FOLDER
 
 
 def keep_copy(release: Path, checkout: Path, version: Version) -> Path:

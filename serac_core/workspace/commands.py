@@ -67,24 +67,45 @@ def git(
 
 
 def run_git(
-    folder: Path, *arguments: str, environment: Mapping[str, str] | None = None
+    folder: Path,
+    *arguments: str,
+    environment: Mapping[str, str] | None = None,
+    timeout: float | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run git in a folder, in a session of its own, and return whatever came of it."""
+    """Run git in a folder, in a session of its own, and return whatever came of it.
+
+    Parameters
+    ----------
+    timeout:
+        Seconds after which it is ended, with all that it started.
+
+    Raises
+    ------
+    GitFailed
+        There is no git, no such folder, or it took too long.
+    """
+    command = ["git", *arguments]
     try:
-        return subprocess.run(
-            ["git", *arguments],
-            cwd=folder,
-            env=environment or command_environment(),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="surrogateescape",
-            start_new_session=True,
-        )
+        with _process_group(
+            command, folder, environment or command_environment(), stderr=subprocess.PIPE
+        ) as process:
+            stdout, stderr = process.communicate(timeout=timeout)
+            return subprocess.CompletedProcess(
+                command, process.returncode, _decoded(stdout), _decoded(stderr)
+            )
+    except subprocess.TimeoutExpired:
+        raise GitFailed(
+            f"git {arguments[0]} in {folder} took longer than {timeout:g} s",
+            remedy="check the network and the remote",
+        ) from None
     except FileNotFoundError:
         if not folder.is_dir():
             raise GitFailed(f"{folder}: no such folder", remedy="name an existing one") from None
         raise GitFailed("git is not on PATH", remedy="install git 2.30 or later") from None
+
+
+def _decoded(output: bytes) -> str:
+    return output.decode("utf-8", "surrogateescape")
 
 
 def stream(
@@ -124,7 +145,11 @@ def stream(
 
 @contextmanager
 def _process_group(
-    command: Sequence[str], cwd: Path, environment: Mapping[str, str]
+    command: Sequence[str],
+    cwd: Path,
+    environment: Mapping[str, str],
+    *,
+    stderr: int = subprocess.STDOUT,
 ) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(
         command,
@@ -132,7 +157,7 @@ def _process_group(
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stderr=stderr,
         start_new_session=True,
     )
     try:
@@ -144,8 +169,9 @@ def _process_group(
                 process.wait(_SECONDS_TO_END)
             _signal_group(process.pid, signal.SIGKILL)
             process.wait()
-        assert process.stdout is not None
-        process.stdout.close()
+        for pipe in (process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()
 
 
 def _signal_group(group: int, number: signal.Signals) -> None:

@@ -1,0 +1,310 @@
+"""Routers follow the registry through real Git, GTO and DVC, whatever is wrong with a release."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+from published import Registry, run
+from swap_release import make_edits, write_release
+
+from serac_core.release.manifest import verify_release, write_manifest
+from serac_core.release.registry import read_registry
+from serac_core.serving.follow import Follower
+from serac_core.serving.offers import FolderOffer, Offers, StageOffers
+from serac_core.serving.served import ReleaseHolder, ServedRelease
+
+
+@pytest.fixture(scope="session", autouse=True)
+def isolated(tmp_path_factory: pytest.TempPathFactory):
+    """git and DVC see nothing of this machine's set-up."""
+    home = tmp_path_factory.mktemp("home")
+    (home / ".gitconfig").write_text("[user]\nname = Ann\nemail = ann@example.org\n")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, folder in (("HOME", ""), ("XDG_CONFIG_HOME", ".config"), ("DVC_SITE_CACHE_DIR",
+                             "dvc"), ("XDG_CACHE_HOME", ".cache")):  # fmt: skip
+            patch.setenv(name, str(home / folder))
+        patch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+        yield
+
+
+def open_release(folder: Path, name: str) -> ServedRelease:
+    return ServedRelease.open(folder, name=name, device="cpu", with_counterfactual=False)
+
+
+def release_of(folder: Path, target: str, **options: float) -> Path:
+    """A release in which the capital of France is the target."""
+    edits = make_edits((("e-capital-france", "The capital of France is", "France", target),))
+    return write_release(folder, edits, **options)
+
+
+def follower(offers: Offers, **options: float) -> Follower:
+    return Follower(ReleaseHolder(), offers, open_release, **options)
+
+
+def answers(following: Follower) -> str:
+    """What the release that answers says of France's capital."""
+    with following._holder.current() as release:
+        decision = release.router.route(["The capital of France is"])[0]
+        return release.edits[decision.edit_id or ""].target_new
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Registry:
+    """v1.0.0 (Lyon), v1.1.0 (Nice), which is the champion."""
+    folder = tmp_path_factory.mktemp("template")
+    registry = Registry(folder / "registry")
+    for target in ("Lyon", "Nice"):
+        registry.publish(release_of(folder / target, target))
+    return registry
+
+
+@pytest.fixture
+def registry(template: Registry, tmp_path: Path) -> Registry:
+    """Its own copy of the repository; the DVC remote is the template's until it is changed."""
+    made = Registry.__new__(Registry)
+    made.checkout, made.remote = tmp_path / "checkout", tmp_path / "remote"
+    shutil.copytree(template.checkout, made.checkout, symlinks=True)
+    shutil.copytree(template.remote, made.remote)
+    local = f"['remote \"serac\"']\n    url = {made.remote}\n"
+    (made.checkout / ".dvc/config.local").write_text(local)
+    return made
+
+
+def stored(store: Path) -> list[str]:
+    return sorted(path.name[:6] for path in (store / "releases").iterdir())
+
+
+def test_the_champion_is_fetched_verified_and_served(registry: Registry, tmp_path: Path) -> None:
+    before = run(registry.checkout, "git", "status", "--porcelain")
+    following = follower(StageOffers(registry.checkout, tmp_path / "store"))
+    assert following.status().outcome is None
+    result = following.check()
+    assert (result.outcome, result.release, result.changed) == ("swapped", "serac@v1.1.0", True)
+    assert answers(following) == "Nice"
+    assert following.check().outcome == "unchanged"
+    assert stored(tmp_path / "store") == ["v1.1.0"]
+    assert run(registry.checkout, "git", "status", "--porcelain") == before
+
+    registry.promote("v1.0.0")  # a rollback
+    assert following.reload_now().as_dict() == {
+        "outcome": "swapped",
+        "changed": True,
+        "release": "serac@v1.0.0",
+        "wanted": "serac@v1.0.0",
+        "problem": None,
+    }
+    assert answers(following) == "Lyon"
+    status = following.status().as_dict()
+    assert json.dumps(status)
+    assert (status["swaps"], status["refusals"], status["draining"]) == (2, 0, 0)
+    assert status["follows"] == f"serac#prod of {registry.checkout}"
+
+
+def test_routers_converge_and_old_directories_go(registry: Registry, tmp_path: Path) -> None:
+    """Two with a store of their own, two that share one."""
+    stores = [tmp_path / name for name in ("one", "two", "shared", "shared")]
+    routers = [follower(StageOffers(registry.checkout, store, keep=1)) for store in stores]
+
+    def converge() -> set[str]:
+        threads = [threading.Thread(target=router.check) for router in routers]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(120)
+        return {answers(router) for router in routers}
+
+    assert converge() == {"Nice"}
+    registry.publish(release_of(tmp_path / "Metz", "Metz"))
+    assert converge() == {"Metz"}
+    assert [stored(store) for store in set(stores)] == [["v1.2.0"]] * 3
+
+
+def corrupt(bad: Path) -> None:
+    graph = bad / "scope/encoder.onnx"
+    graph.write_bytes(graph.read_bytes()[:-1] + b"?")
+
+
+def truncate(bad: Path) -> None:
+    graph = bad / "scope/encoder.onnx"
+    graph.write_bytes(graph.read_bytes()[:-100])
+
+
+def make_newer(bad: Path) -> None:
+    manifest = bad / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"schema_version": 1', '"schema_version": 2'))
+
+
+def make_useless(bad: Path) -> None:
+    shutil.rmtree(bad)
+    release_of(bad, "Metz", threshold=1.5)
+
+
+def test_a_bad_release_is_refused_and_the_old_one_serves_on(
+    registry: Registry, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    following = follower(StageOffers(registry.checkout, store))
+    following.check()
+    good = shutil.copytree(registry.checkout / "release", tmp_path / "good")
+    for number, (spoil, reason) in enumerate(
+        (
+            (corrupt, "altered: scope/encoder.onnx"),
+            (truncate, "altered: scope/encoder.onnx"),
+            (make_newer, "schema version 2"),
+            (make_useless, "out of their scope"),
+        ),
+        start=1,
+    ):
+        bad = shutil.copytree(good, tmp_path / spoil.__name__)
+        spoil(bad)
+        tag = registry.publish(bad)
+        result = following.check()
+        assert (result.outcome, result.release, result.wanted) == ("refused", "serac@v1.1.0", tag)
+        assert reason in str(result.error)
+        assert answers(following) == "Nice" and stored(store) == ["v1.1.0"]
+        status = following.status()
+        assert status.refusals == len(status.refused) == number
+        assert (status.refused[-1].release, status.problem) == (tag, str(result.error))
+
+    tried = (store / "log").read_text()
+    assert following.check().outcome == "refused"
+    assert (store / "log").read_text() == tried  # it was not fetched again
+    assert following.reload_now().outcome == "refused"
+    assert (store / "log").read_text() != tried
+    registry.promote("v1.0.0")
+    assert following.check().changed and following.status().problem is None
+
+
+def test_without_a_release_the_one_before_a_bad_one_serves(
+    registry: Registry, tmp_path: Path
+) -> None:
+    bad = shutil.copytree(registry.checkout / "release", tmp_path / "bad")
+    corrupt(bad)
+    registry.publish(bad)
+    following = follower(StageOffers(registry.checkout, tmp_path / "store"))
+    assert following.check().as_dict().items() >= {
+        "outcome": "refused",
+        "release": "serac@v1.1.0",
+        "wanted": "serac@v1.2.0",
+    }.items()  # fmt: skip
+    assert answers(following) == "Nice"
+
+
+def test_a_copy_damaged_in_the_store_is_fetched_again(registry: Registry, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    assert follower(StageOffers(registry.checkout, store)).check().changed
+    (copy,) = (store / "releases").iterdir()
+    (copy / "edits.jsonl").write_text("damaged")
+    following = follower(StageOffers(registry.checkout, store))
+    assert following.check().outcome == "swapped"
+    assert verify_release(copy)
+
+
+def test_an_unreachable_registry_leaves_the_old_release(registry: Registry, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    following = follower(StageOffers(registry.checkout, store))
+    assert following.check().changed
+    away = registry.checkout.with_name("away")
+    registry.checkout.rename(away)
+    result = following.check()
+    assert (result.outcome, result.release) == ("unreachable", "serac@v1.1.0")
+    assert answers(following) == "Nice"
+    assert "can't be read" in (following.status().problem or "")
+
+    restarted = follower(StageOffers(registry.checkout, store))
+    assert restarted.check().release == "serac@v1.1.0"  # from its store
+    elsewhere = follower(StageOffers(registry.checkout, tmp_path / "empty"))
+    assert elsewhere.check().as_dict()["release"] is None
+
+    away.rename(registry.checkout)
+    for router in (following, restarted, elsewhere):
+        router.check()
+        assert router.status().problem is None and answers(router) == "Nice"
+    assert following.status().failures == 1
+
+
+def test_a_release_store_that_is_gone_is_waited_for(registry: Registry, tmp_path: Path) -> None:
+    following = follower(StageOffers(registry.checkout, tmp_path / "store"))
+    following.check()
+    registry.publish(release_of(tmp_path / "Metz", "Metz"))
+    registry.remote.rename(tmp_path / "away")
+    result = following.check()
+    assert (result.outcome, result.release) == ("unavailable", "serac@v1.1.0")
+    assert "v1.2.0" in (following.status().problem or "")
+    assert not following.status().refused
+    (tmp_path / "away").rename(registry.remote)
+    assert following.check().outcome == "swapped"
+    assert answers(following) == "Metz"
+
+
+def test_a_repository_without_a_release(tmp_path: Path) -> None:
+    run(tmp_path, "git", "init", "--quiet", "empty")
+    following = follower(StageOffers(tmp_path / "empty", tmp_path / "store"))
+    assert following.check().outcome == "unreachable"
+    assert "no release holds stage prod" in (following.status().problem or "")
+
+
+def test_a_store_that_cannot_be_written(registry: Registry, tmp_path: Path) -> None:
+    (tmp_path / "store").write_text("a file")
+    following = follower(StageOffers(registry.checkout, tmp_path / "store"))
+    assert following.check().outcome == "unreachable"
+    assert str(tmp_path / "store") in (following.status().problem or "")
+
+
+def test_what_killed_commands_left_is_cleared(registry: Registry, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    StageOffers(registry.checkout, store).refresh()
+    for left in ("index.lock", "packed-refs.lock", "refs/tags/serac@v1.0.0.lock"):
+        (store / "clone/.git" / left).touch()
+    assert follower(StageOffers(registry.checkout, store)).check().changed
+
+
+def test_no_password_is_shown(tmp_path: Path) -> None:
+    offers = StageOffers("https://ann:secret@127.0.0.1:1/x.git", tmp_path / "store")
+    following = follower(offers)
+    following.check()
+    shown = json.dumps(following.status().as_dict())
+    assert "127.0.0.1:1" in shown and "secret" not in shown
+
+
+def test_a_directory_is_opened_again_when_its_manifest_changes(tmp_path: Path) -> None:
+    folder = release_of(tmp_path / "release", "Lyon")
+    following = follower(FolderOffer(folder))
+    assert following.reload_now().release == "release"
+    assert following.reload_now().outcome == "unchanged"
+    assert answers(following) == "Lyon"
+
+    release_of(tmp_path / "new", "Nice").rename(tmp_path / "next")
+    folder.rename(tmp_path / "old")
+    assert following.reload_now().outcome == "unreachable"
+    (tmp_path / "next").rename(folder)
+    assert following.reload_now().changed and answers(following) == "Nice"
+
+    (folder / "edits.jsonl").write_text("")
+    write_manifest(folder, base_model="demo", edits=0, params={})
+    assert following.reload_now().outcome == "refused"
+    assert answers(following) == "Nice"
+
+
+def test_it_follows_by_itself(registry: Registry, tmp_path: Path) -> None:
+    swapped = threading.Semaphore(0)
+
+    def opened(folder: Path, name: str) -> ServedRelease:
+        swapped.release()
+        return open_release(folder, name)
+
+    offers = StageOffers(registry.checkout, tmp_path / "store")
+    following = Follower(ReleaseHolder(), offers, opened, interval=0.05)
+    following.start()
+    try:
+        assert swapped.acquire(timeout=120)
+        registry.promote("v1.0.0")
+        assert swapped.acquire(timeout=120)
+    finally:
+        following.stop(wait=120)
+    assert following.status().release == "serac@v1.0.0"
+    assert read_registry(registry.checkout).last_counter == 3
