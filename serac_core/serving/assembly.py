@@ -7,14 +7,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from serac_core.errors import SeracError
 from serac_core.serving.keys import load_keys, load_upstream_key
 from serac_core.serving.settings import ServingSettings
 
 if TYPE_CHECKING:
     from serac_core.base.language_model import LanguageModel
     from serac_core.progress import Say
-    from serac_core.serving.served import ServedRelease
+    from serac_core.serving.follow import Follower
+    from serac_core.serving.served import ReleaseHolder, ServedRelease
     from serac_core.serving.server import RouterServer
+
+
+class NothingToServe(SeracError):
+    """There is no release, and a local base is not known without one."""
 
 
 def make_server(
@@ -25,9 +31,12 @@ def make_server(
 ) -> RouterServer:
     """Everything loaded and checked, ready to run.
 
+    Where a stage is followed and an upstream is the base, a release that can't be had yet is no
+    error: the base answers until there is one.
+
     Raises
     ------
-    BadKeys, UnwritableLog
+    BadKeys, UnwritableLog, NothingToServe
         And what loading release and base raises.
     """
     from serac_core.serving.app import make_app
@@ -38,9 +47,17 @@ def make_server(
     environment = os.environ if environment is None else environment
     keys = load_keys(settings, environment)
     upstream_key = load_upstream_key(settings, environment)
-    release, base = open_parts(settings)
-    say(f"{release.name}: {len(release.edits)} edits, {release.variant} on {release.provider}")
-    state = ServerState(settings, ReleaseHolder(release), base=base, upstream_key=upstream_key)
+    holder, opener = ReleaseHolder(), ReleaseOpener(settings)
+    follower = _follower(settings, holder, opener, say)
+    found = follower.check()
+    if holder.release_name is None and (settings.release or not settings.upstream):
+        raise found.error or NothingToServe(
+            "there is no release to serve", remedy="name one with --release"
+        )
+    say(f"{found.release or 'no release yet'}, from {follower.status().follows}")
+    state = ServerState(
+        settings, holder, base=opener.base, upstream_key=upstream_key, follower=follower
+    )
     return RouterServer(
         make_app(state, keys),
         state,
@@ -48,22 +65,50 @@ def make_server(
     )
 
 
-def open_parts(settings: ServingSettings) -> tuple[ServedRelease, LanguageModel | None]:
-    """The release directory of the settings, and the base model where it runs here."""
-    from serac_core.serving.served import ServedRelease
+class ReleaseOpener:
+    """Opens releases as the settings say, and with the first one the base that runs here.
 
-    folder = Path(settings.release)
-    base = None if settings.upstream else _local_base(settings, folder)
-    release = ServedRelease.open(
-        folder,
-        variant=settings.variant,
-        provider=settings.provider,
-        threads=settings.threads,
-        device=settings.device,
-        base=base,
-        with_counterfactual=_needs_counterfactual(settings, folder),
+    Attributes
+    ----------
+    base:
+        None before the first release, and where an upstream is the base.
+    """
+
+    def __init__(self, settings: ServingSettings) -> None:
+        self._settings = settings
+        self.base: LanguageModel | None = None
+
+    def __call__(self, folder: Path, name: str) -> ServedRelease:
+        from serac_core.serving.served import ServedRelease
+
+        settings = self._settings
+        if self.base is None and not settings.upstream:
+            self.base = _local_base(settings, folder)
+        return ServedRelease.open(
+            folder,
+            name=name,
+            variant=settings.variant,
+            provider=settings.provider,
+            threads=settings.threads,
+            device=settings.device,
+            base=self.base,
+            with_counterfactual=_needs_counterfactual(settings, folder),
+        )
+
+
+def _follower(
+    settings: ServingSettings, holder: ReleaseHolder, opener: ReleaseOpener, say: Say
+) -> Follower:
+    from serac_core.serving.follow import Follower
+    from serac_core.serving.offers import FolderOffer, Offers, StageOffers
+
+    checkout = Path(settings.checkout)
+    offers: Offers = (
+        FolderOffer(settings.release)
+        if settings.release
+        else StageOffers(settings.repository or checkout, checkout / settings.store, say=say)
     )
-    return release, base
+    return Follower(holder, offers, opener, interval=settings.poll_seconds)
 
 
 def _needs_counterfactual(settings: ServingSettings, folder: Path) -> bool:

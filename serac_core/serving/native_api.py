@@ -121,7 +121,9 @@ def native_router(state: ServerState) -> APIRouter:
     async def release_() -> Response:
         """The release that answers, and what its report says."""
         with state.lease() as release:
-            return _json(await asyncio.to_thread(_described, release))
+            described = await asyncio.to_thread(_described, release)
+        following = state.follower.status().as_dict() if state.follower is not None else None
+        return _json({**described, "following": following})
 
     @router.post(
         "/edits", status_code=202, response_model=QueueAnswer, responses=_ADMIN, tags=["edits"]
@@ -152,9 +154,10 @@ def native_router(state: ServerState) -> APIRouter:
     )
     async def reload() -> Response:
         """Look for another release now; it serves if it is whole and routes its own edits."""
-        if state.reload is None:
+        if state.follower is None:
             raise NotFound("there is nowhere to look for a release", remedy="serve with --stage")
-        return _json(await state.reload())
+        found = await asyncio.to_thread(state.follower.reload_now)
+        return _json(found.as_dict())
 
     @router.get("/healthz", response_model=Health, tags=["operation"])
     async def healthz() -> Response:

@@ -165,6 +165,9 @@ class ReleaseAnswer(BaseModel):
     manifest_sha256: str = Field(description="Says which release it is, whatever it is called.")
     metrics: dict[str, Any] = Field(description="Of its report, on edits never trained on.")
     live_metrics: dict[str, Any] = Field(description="The same on the edits that it serves.")
+    following: dict[str, Any] | None = Field(
+        description="What is followed, which release should answer, and why it does not."
+    )
 
 
 class QueueAnswer(BaseModel):
@@ -183,10 +186,11 @@ class QueueAnswer(BaseModel):
 class ReloadAnswer(BaseModel):
     """What came of looking for another release."""
 
-    model_config = ConfigDict(extra="allow")
-
-    release: str | None
+    outcome: Literal["swapped", "unchanged", "refused", "unavailable", "unreachable"]
     changed: bool
+    release: str | None = Field(description="The one that answers.")
+    wanted: str | None = Field(description="The one that should.")
+    problem: str | None = Field(description="Why it isn't so.")
 
 
 class Health(BaseModel):

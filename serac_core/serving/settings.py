@@ -39,10 +39,16 @@ class ServingSettings(BaseModel):
     )
 
     release: str = Field("", description="A release directory to serve.")
-    stage: str = Field("", description="Instead: the stage of the registry to follow (`prod`).")
-    checkout: str = Field(
-        ".", description="A folder of the repository, for `stage` and for the inbox."
+    stage: Literal["", "prod"] = Field(
+        "", description="Instead: the stage of the registry to follow."
     )
+    repository: str = Field(
+        "", description="Git URL or path with the registry; empty: that of `checkout`."
+    )
+    store: str = Field(
+        ".serac/serving", description="Folder for releases that were fetched, in `checkout`."
+    )
+    checkout: str = Field(".", description="Folder of the project that `store` and `inbox` lie in.")
     poll_seconds: float = Field(5.0, gt=0, description="How often the registry is looked at.")
     variant: Literal["fp32", "fp16", "int8"] = Field("fp32", description="Encoder graph.")
     provider: Literal["cpu", "cuda"] = Field("cpu", description="ONNX Runtime provider.")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from serac_core.serving.answering import Answering
 from serac_core.serving.deciding import Deciding
@@ -21,6 +21,7 @@ from serac_core.serving.upstream import Upstream
 if TYPE_CHECKING:
     from serac_core.base.language_model import LanguageModel
     from serac_core.scope.router import Decision
+    from serac_core.serving.follow import Follower
 
 _MODELS_KNOWN = 60.0  # seconds for which the upstream's list of models is believed
 
@@ -30,8 +31,8 @@ class ServerState:
 
     Attributes
     ----------
-    reload:
-        Looks for another release now and says what came of it.
+    follower:
+        Keeps the holder at the release that should answer; None where none is kept.
     draining:
         Whether the server is about to end.
     """
@@ -43,7 +44,7 @@ class ServerState:
         *,
         base: LanguageModel | None = None,
         upstream_key: str | None = None,
-        reload: Callable[[], Awaitable[dict[str, Any]]] | None = None,
+        follower: Follower | None = None,
     ) -> None:
         self.settings = settings
         self.holder = holder
@@ -54,7 +55,7 @@ class ServerState:
             Upstream(settings, self.metrics, upstream_key) if settings.upstream else None
         )
         self.decision_log = DecisionLog(settings, self.metrics) if settings.decision_log else None
-        self.reload = reload
+        self.follower = follower
         self.draining = False
         self._models: set[str] | None = None
         self._models_at = float("-inf")
@@ -63,15 +64,20 @@ class ServerState:
         """Make what needs the event loop."""
         if self.upstream is not None:
             await self.upstream.open()
+        if self.follower is not None:
+            self.follower.start()
 
     async def close(self) -> None:
-        """End connections and threads; the release stays its holder's."""
+        """End connections and threads, and give up the release."""
+        if self.follower is not None:
+            await asyncio.to_thread(self.follower.stop)
         if self.upstream is not None:
             await self.upstream.close()
         await self.deciding.close()
         await self.answering.close()
         if self.decision_log is not None:
             await asyncio.to_thread(self.decision_log.close)
+        await asyncio.to_thread(self.holder.close, wait=1.0)
 
     @contextmanager
     def lease(self) -> Iterator[ServedRelease]:
