@@ -26,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -68,6 +68,9 @@ async def upstream(scope, receive, send):  # type: ignore[no-untyped-def]
 
 def main() -> None:
     asked = _arguments()
+    settings = {
+        key: yaml.safe_load(value) for key, _, value in (s.partition("=") for s in asked.set)
+    }
     with tempfile.TemporaryDirectory() as temporary, ExitStack() as stack:
         folder = Path(temporary)
         workload = Workload(read_active_edits([asked.release / "edits.jsonl"]))
@@ -77,9 +80,10 @@ def main() -> None:
             queries = [query for query in queries if query.part == "far"]
         up = stack.enter_context(_upstream(folder))
         routers = {
-            mode: stack.enter_context(_router(folder, release, up, mode)) for mode in ("off", "on")
+            mode: stack.enter_context(_router(folder, release, up, mode, settings))
+            for mode in ("off", "on")
         }
-        router = Router.load(release)
+        router = Router.load(release, threads=settings.get("threads", 1))
         print(f"{asked.edits} edits, {len(queries)} queries, mix {asked.mix}", flush=True)
         asyncio.run(_added(routers, router, queries[: asked.queries]))
         asyncio.run(_load(routers, queries, asked.clients, asked.seconds))
@@ -94,6 +98,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--clients", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=10, help="of load, each time")
     parser.add_argument("--mix", choices=("all", "far"), default="all")
+    parser.add_argument("--set", action="append", default=[], help="KEY=VALUE of the routers")
     return parser.parse_args()
 
 
@@ -222,12 +227,14 @@ def _upstream(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def _router(folder: Path, release: Path, base: str, routing: str) -> Iterator[str]:
+def _router(
+    folder: Path, release: Path, base: str, routing: str, settings: Mapping[str, object]
+) -> Iterator[str]:
     """A router as `serac serve` starts it, on a port of its own."""
     port = {"off": 8192, "on": 8193}[routing]
     config = folder / f"{routing}.yaml"
-    settings = {"release": str(release), "base": base, "port": port, "routing": routing}
-    config.write_text(yaml.safe_dump({**settings, "checkout": str(folder)}))
+    held = {"release": str(release), "base": base, "port": port, "routing": routing}
+    config.write_text(yaml.safe_dump({**held, "checkout": str(folder), **settings}))
     process = subprocess.Popen(
         [sys.executable, "-m", "serac_core", "serve", "--config", str(config)],
         stderr=subprocess.PIPE,

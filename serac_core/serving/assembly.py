@@ -79,9 +79,12 @@ class ReleaseOpener:
         self.base: LanguageModel | None = None
 
     def __call__(self, folder: Path, name: str) -> ServedRelease:
+        import torch
+
         from serac_core.serving.served import ServedRelease
 
         settings = self._settings
+        torch.set_num_threads(settings.model_threads)
         if self.base is None and not settings.upstream:
             self.base = _local_base(settings, folder)
         return ServedRelease.open(

@@ -13,6 +13,7 @@ Writing is a thread's: a full disk or a slow one costs lines, which are counted
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -128,15 +129,23 @@ class DecisionLog:
             if self._file is None or self._file.tell() >= self._most_bytes:
                 self._open()
             assert self._file is not None
-            self._file.write(b"".join(lines))
-            self._file.flush()
+            text = b"".join(lines)
+            place = self._file.tell()
+            written = self._file.write(text)
+            if written < len(text):  # the disk is full: what is torn goes, whole lines stay
+                whole = text[:written].rfind(b"\n") + 1
+                self._file.truncate(place + whole)
+                lines = lines[text[:whole].count(b"\n") :]
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             self._failed_at = None
         except OSError as error:
             if self._failed_at is None:
                 log.warning("decision log %s: %s; lines are lost", self._folder, error)
             self._failed_at = time.monotonic()
-            self._file = None  # the next begins a file: the end of this one may be torn
             self._metrics.log_dropped.inc(len(lines))
+            if self._file is not None:
+                self._file.close()
+                self._file = None
 
     def _open(self) -> None:
         if self._file is not None:

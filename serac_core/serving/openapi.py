@@ -114,7 +114,7 @@ def openai_paths() -> dict[str, Any]:
 
 def _operation(name: str, said: str, body: dict[str, Any], example: object) -> dict[str, Any]:
     answer = _json({"type": "object"}, "The answer; in server-sent events where `stream` is true.")
-    answer["content"]["text/event-stream"] = {"schema": {"type": "string"}}
+    answer["content"]["text/event-stream"] = {}
     answer["headers"] = _HEADERS
     return {
         "operationId": name,

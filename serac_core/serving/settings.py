@@ -53,9 +53,18 @@ class ServingSettings(BaseModel):
     variant: Literal["fp32", "fp16", "int8"] = Field("fp32", description="Encoder graph.")
     provider: Literal["cpu", "cuda"] = Field("cpu", description="ONNX Runtime provider.")
     threads: int | None = Field(
-        None, ge=1, description="Of an encoder pass; empty: ONNX Runtime's choice."
+        1,
+        ge=1,
+        description="Of an encoder pass; null: ONNX Runtime's choice, one a core, which spin while "
+        "they wait and so slow the rest of the server down.",
     )
     device: str = Field("auto", description="Of local models: auto, cpu, cuda, cuda:1.")
+    model_threads: int = Field(
+        1,
+        ge=1,
+        description="Of local models on a CPU; more pays for large ones only: threads that wait "
+        "for each other keep the cores from everything else.",
+    )
 
     routing: Literal["on", "off"] = Field(
         "on", description="off: every request goes to the base as if there were no edits."
