@@ -17,13 +17,25 @@ from serac_core.serving.keys import Keys, Role
 from serac_core.serving.native_api import native_router
 from serac_core.serving.openai_api import CHAT, COMPLETIONS, MODELS, OpenAIApi
 from serac_core.serving.openapi import openai_paths
+from serac_core.serving.page import page_router
 
 if TYPE_CHECKING:
     from serac_core.serving.state import ServerState
 
 _OPEN = frozenset(("/healthz", "/readyz", "/openapi.json", "/"))
 _OPEN_BELOW = "/static/"
-_NATIVE = frozenset(("/route", "/explain", "/answer", "/edits", "/release", "/reload", "/metrics"))
+_NATIVE = frozenset(
+    (
+        "/route",
+        "/explain",
+        "/answer",
+        "/edits",
+        "/release",
+        "/release/report",
+        "/reload",
+        "/metrics",
+    )
+)
 _QUEUE = "/edits/queue/"
 _ADMIN = frozenset((("POST", "/edits"), ("POST", "/reload")))
 
@@ -50,6 +62,7 @@ def make_app(state: ServerState, keys: Keys) -> Guard:
         redirect_slashes=False,
     )
     app.include_router(native_router(state))
+    app.include_router(page_router(state))
     app.router.routes.extend(OpenAIApi(state).routes())
     _describe(app)
     app.add_exception_handler(ApiError, _said)

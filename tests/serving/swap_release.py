@@ -44,6 +44,7 @@ def write_release(
     threshold: float = 0.8,
     base: str = "demo",
     counterfactual: Path | None = None,
+    report: str = "",
 ) -> Path:
     """A release directory; `counterfactual` is a model's folder to copy, by default one is made."""
     served = make_edits() if edits is None else list(edits)
@@ -60,6 +61,9 @@ def write_release(
         save_tiny("gpt2", folder / "counterfactual")
     else:
         shutil.copytree(counterfactual, folder / "counterfactual")
+    if report:
+        (folder / "report").mkdir()
+        (folder / "report/report.html").write_text(report, encoding="utf-8")
     write_edits(folder / "edits.jsonl", served)
     write_manifest(folder, base_model=base, edits=len(served), params={})
     return folder
