@@ -23,6 +23,10 @@ class NothingToServe(SeracError):
     """There is no release, and a local base is not known without one."""
 
 
+class AnotherBase(SeracError):
+    """A release edits another base model than the one that was loaded with the first."""
+
+
 def make_server(
     settings: ServingSettings,
     *,
@@ -77,16 +81,19 @@ class ReleaseOpener:
     def __init__(self, settings: ServingSettings) -> None:
         self._settings = settings
         self.base: LanguageModel | None = None
+        self._base_name = ""
 
     def __call__(self, folder: Path, name: str) -> ServedRelease:
-        import torch
-
         from serac_core.serving.served import ServedRelease
 
         settings = self._settings
-        torch.set_num_threads(settings.model_threads)
-        if self.base is None and not settings.upstream:
-            self.base = _local_base(settings, folder)
+        needs_counterfactual = _needs_counterfactual(settings, folder)
+        if needs_counterfactual or not settings.upstream:
+            import torch
+
+            torch.set_num_threads(settings.model_threads)
+        if not settings.upstream:
+            self._load_base(folder, name)
         return ServedRelease.open(
             folder,
             name=name,
@@ -95,8 +102,27 @@ class ReleaseOpener:
             threads=settings.threads,
             device=settings.device,
             base=self.base,
-            with_counterfactual=_needs_counterfactual(settings, folder),
+            with_counterfactual=needs_counterfactual,
         )
+
+    def _load_base(self, folder: Path, name: str) -> None:
+        """Load the base that runs here, once; where no setting names it, all releases must edit
+        the same."""
+        from serac_core.base.language_model import LanguageModel
+        from serac_core.editing import base_model, chat_use
+
+        settings = self._settings
+        wanted = settings.base or base_model(folder)
+        if self.base is None:
+            beside = Path(settings.checkout) / wanted
+            path = str(beside) if beside.is_dir() else wanted
+            self.base = LanguageModel.load(path, settings.device, chat=chat_use(folder))
+            self._base_name = wanted
+        elif wanted != self._base_name:
+            raise AnotherBase(
+                f"{name} edits {wanted}, and {self._base_name} is what answers here",
+                remedy="start the server again, or name the base that is to answer: `base`",
+            )
 
 
 def _follower(
@@ -105,13 +131,32 @@ def _follower(
     from serac_core.serving.follow import Follower
     from serac_core.serving.offers import FolderOffer, Offers, StageOffers
 
-    checkout = Path(settings.checkout)
     offers: Offers = (
         FolderOffer(settings.release)
         if settings.release
-        else StageOffers(settings.repository or checkout, checkout / settings.store, say=say)
+        else StageOffers(
+            settings.repository or published_to(settings.checkout),
+            Path(settings.checkout) / settings.store,
+            say=say,
+        )
     )
     return Follower(holder, offers, opener, interval=settings.poll_seconds)
+
+
+def published_to(checkout: str | Path) -> str:
+    """Where the releases of a checkout are published; a repository without settings: itself.
+
+    Raises
+    ------
+    ConfigError
+    """
+    from serac_core.config import load_params
+    from serac_core.workspace.candidate import publish_target
+
+    folder = Path(checkout).absolute()
+    if not (folder / "params.yaml").is_file():
+        return str(folder)
+    return publish_target(folder, load_params(folder / "params.yaml").registry.publish_to)
 
 
 def _needs_counterfactual(settings: ServingSettings, folder: Path) -> bool:
@@ -122,11 +167,3 @@ def _needs_counterfactual(settings: ServingSettings, folder: Path) -> bool:
         return False
     described = read_description(folder / "counterfactual")
     return not (settings.upstream and described is not None and described.kind == "in-context")
-
-
-def _local_base(settings: ServingSettings, folder: Path) -> LanguageModel:
-    from serac_core.base.language_model import LanguageModel
-    from serac_core.editing import base_model, chat_use
-
-    name = settings.base or base_model(folder)
-    return LanguageModel.load(name, settings.device, chat=chat_use(folder))

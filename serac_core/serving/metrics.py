@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:
+    from serac_core.serving.follow import FollowerStatus
 
 _SECONDS = (
     0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60
@@ -71,6 +79,41 @@ class Metrics:
         )
         self.edits = Gauge("serac_edits", "Live edits of that release.", registry=own)
 
+    def follow(self, status: Callable[[], FollowerStatus]) -> None:
+        """Tell from now on how following the registry goes."""
+        self.registry.register(_Following(status))
+
     def text(self) -> bytes:
         """In Prometheus's text format."""
         return generate_latest(self.registry)
+
+
+class _Following(Collector):
+    """Asks the follower when Prometheus asks."""
+
+    def __init__(self, status: Callable[[], FollowerStatus]) -> None:
+        self._status = status
+
+    def collect(self) -> Iterator[Metric]:
+        found = self._status()
+        yield CounterMetricFamily("serac_release_swaps", "Releases put in place.", found.swaps)
+        yield CounterMetricFamily(
+            "serac_release_refusals",
+            "Releases that are damaged or failed their smoke queries.",
+            found.refusals,
+        )
+        yield CounterMetricFamily(
+            "serac_follow_failures",
+            "Checks in which the registry or a release's files could not be had.",
+            found.failures,
+        )
+        yield GaugeMetricFamily(
+            "serac_follow_ok",
+            "1 while the release that should answer does, as far as the last check knows.",
+            float(found.problem is None),
+        )
+        yield GaugeMetricFamily(
+            "serac_releases_draining",
+            "Releases out of use but for requests that began with them.",
+            found.draining,
+        )

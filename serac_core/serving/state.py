@@ -56,6 +56,8 @@ class ServerState:
         )
         self.decision_log = DecisionLog(settings, self.metrics) if settings.decision_log else None
         self.follower = follower
+        if follower is not None:
+            self.metrics.follow(follower.status)
         self.draining = False
         self._models: set[str] | None = None
         self._models_at = float("-inf")

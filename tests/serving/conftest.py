@@ -39,3 +39,17 @@ def router(
     """A router before the upstream, with keys of all kinds."""
     with run_router(tmp_path_factory.mktemp("router"), release, upstream) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def isolated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """git and DVC see nothing of this machine's set-up."""
+    home = tmp_path_factory.mktemp("home")
+    (home / ".gitconfig").write_text("[user]\nname = Ann\nemail = ann@example.org\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(home))
+        patch.setenv("XDG_CONFIG_HOME", str(home / ".config"))
+        patch.setenv("XDG_CACHE_HOME", str(home / ".cache"))
+        patch.setenv("DVC_SITE_CACHE_DIR", str(home / "dvc"))
+        patch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+        yield

@@ -38,7 +38,7 @@ class Registry:
         run(self.checkout, "git", "add", "--all")
         run(self.checkout, "git", "commit", "--quiet", "-m", "start")
 
-    def publish(self, release: Path) -> str:
+    def publish(self, release: Path, *, promoted: bool = True) -> str:
         """Commit a release directory, push its data and promote it; its tag."""
         target = self.checkout / "release"
         shutil.rmtree(target, ignore_errors=True)
@@ -51,9 +51,26 @@ class Registry:
         commit = run(self.checkout, "git", "rev-parse", "HEAD")
         version = read_registry(self.checkout).next_version(RELEASE)
         register(self.checkout, RELEASE, version, commit)
-        self.promote(version)
+        if promoted:
+            self.promote(version)
         return f"{RELEASE}@{version}"
 
     def promote(self, version: str) -> None:
         registry = read_registry(self.checkout)
         assign(self.checkout, registry.find(version), registry.next_counter)
+
+
+def corrupt(release: Path) -> None:
+    graph = release / "scope/encoder.onnx"
+    graph.write_bytes(graph.read_bytes()[:-1] + b"?")
+
+
+def truncate(release: Path) -> None:
+    graph = release / "scope/encoder.onnx"
+    graph.write_bytes(graph.read_bytes()[:-100])
+
+
+def make_newer(release: Path) -> None:
+    """Of a version that this code can't read."""
+    manifest = release / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"schema_version": 1', '"schema_version": 2'))

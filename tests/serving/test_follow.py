@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from published import Registry, run
+from published import Registry, corrupt, make_newer, run, truncate
 from swap_release import make_edits, write_release
 
 from serac_core.release.manifest import verify_release, write_manifest
@@ -17,18 +17,7 @@ from serac_core.serving.follow import Follower
 from serac_core.serving.offers import FolderOffer, Offers, StageOffers
 from serac_core.serving.served import ReleaseHolder, ServedRelease
 
-
-@pytest.fixture(scope="session", autouse=True)
-def isolated(tmp_path_factory: pytest.TempPathFactory):
-    """git and DVC see nothing of this machine's set-up."""
-    home = tmp_path_factory.mktemp("home")
-    (home / ".gitconfig").write_text("[user]\nname = Ann\nemail = ann@example.org\n")
-    with pytest.MonkeyPatch.context() as patch:
-        for name, folder in (("HOME", ""), ("XDG_CONFIG_HOME", ".config"), ("DVC_SITE_CACHE_DIR",
-                             "dvc"), ("XDG_CACHE_HOME", ".cache")):  # fmt: skip
-            patch.setenv(name, str(home / folder))
-        patch.setenv("GIT_CONFIG_NOSYSTEM", "1")
-        yield
+pytestmark = pytest.mark.usefixtures("isolated")
 
 
 def open_release(folder: Path, name: str) -> ServedRelease:
@@ -121,21 +110,6 @@ def test_routers_converge_and_old_directories_go(registry: Registry, tmp_path: P
     registry.publish(release_of(tmp_path / "Metz", "Metz"))
     assert converge() == {"Metz"}
     assert [stored(store) for store in set(stores)] == [["v1.2.0"]] * 3
-
-
-def corrupt(bad: Path) -> None:
-    graph = bad / "scope/encoder.onnx"
-    graph.write_bytes(graph.read_bytes()[:-1] + b"?")
-
-
-def truncate(bad: Path) -> None:
-    graph = bad / "scope/encoder.onnx"
-    graph.write_bytes(graph.read_bytes()[:-100])
-
-
-def make_newer(bad: Path) -> None:
-    manifest = bad / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"schema_version": 1', '"schema_version": 2'))
 
 
 def make_useless(bad: Path) -> None:
