@@ -28,7 +28,7 @@ BAD = {"serac@v1.2.0": corrupt, "serac@v1.3.0": truncate, "serac@v1.4.0": make_n
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory, base_model: Path) -> Registry:
-    """Two good releases, of which v1.0.0 is the champion, and three bad ones."""
+    """Two good releases, of which v1.0.0 is the champion, and a bad one of each kind."""
     folder = tmp_path_factory.mktemp("registry")
     made = Registry(folder)
     for target in ("Lyon", "Nice"):
