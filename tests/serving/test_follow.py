@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
+import random
 import shutil
+import signal
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 from published import Registry, corrupt, make_newer, run, truncate
 from swap_release import make_edits, write_release
 
 from serac_core.release.manifest import verify_release, write_manifest
 from serac_core.release.registry import read_registry
+from serac_core.serving.assembly import AnotherBase, ReleaseOpener, published_to
 from serac_core.serving.follow import Follower
 from serac_core.serving.offers import FolderOffer, Offers, StageOffers
 from serac_core.serving.served import ReleaseHolder, ServedRelease
+from serac_core.serving.settings import load_settings
 
 pytestmark = pytest.mark.usefixtures("isolated")
 
@@ -295,3 +304,89 @@ def test_it_follows_by_itself(registry: Registry, store: Path) -> None:
         following.stop(wait=120)
     assert following.status().release == "serac@v1.0.0"
     assert read_registry(registry.checkout).last_counter == 3
+
+
+def test_a_release_for_another_base_is_refused(tmp_path: Path, base_model: Path) -> None:
+    """Unless the settings say which base it is; a relative path lies in the checkout."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/model").symlink_to(base_model)
+    one = write_release(tmp_path / "one", base="data/model")
+    other = write_release(tmp_path / "other", base=str(base_model))
+    where = {"release": str(one), "checkout": str(tmp_path), "device": "cpu"}
+    opener = ReleaseOpener(load_settings(None, where))
+    opener(one, "one")
+    with pytest.raises(AnotherBase, match=r"other edits .*, and data/model is what answers here"):
+        opener(other, "other")
+    base = opener.base
+    assert base is not None and opener(one, "one").counterfactual is not None
+    assert opener.base is base
+    named = ReleaseOpener(load_settings(None, {**where, "base": str(base_model)}))
+    named(one, "one")
+    named(other, "other")
+
+
+def test_releases_are_looked_for_where_the_checkout_publishes_them(tmp_path: Path) -> None:
+    assert published_to(tmp_path) == str(tmp_path)
+    params = tmp_path / "params.yaml"
+    params.write_text("seed: 1\n")
+    assert published_to(tmp_path) == str(tmp_path)
+    params.write_text("registry:\n  publish_to: https://example.org/x.git\n")
+    assert published_to(tmp_path) == "https://example.org/x.git"
+    (tmp_path / "shared.git").mkdir()
+    params.write_text("registry:\n  publish_to: shared.git\n")
+    assert published_to(tmp_path) == str(tmp_path / "shared.git")
+
+
+_FOLLOW_ONCE = """
+import sys
+from pathlib import Path
+from serac_core.serving.follow import Follower
+from serac_core.serving.offers import StageOffers
+from serac_core.serving.served import ReleaseHolder, ServedRelease
+
+def opened(folder, name):
+    return ServedRelease.open(folder, name=name, with_counterfactual=False)
+
+offers = StageOffers(sys.argv[1], sys.argv[2])
+print("begins", flush=True)
+print(Follower(ReleaseHolder(), offers, opened).check().outcome, flush=True)
+"""
+
+
+def following_processes(store: Path) -> list[psutil.Process]:
+    """git and dvc processes at work in a store."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.cwd().startswith(str(store)):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+@pytest.mark.soak
+def test_killed_at_any_moment_it_converges(registry: Registry, tmp_path: Path) -> None:
+    """A router is killed while it fetches: nothing goes on without it, no part of a release is
+    ever taken for one, and the next router serves the champion."""
+    store, turns = tmp_path / "store", random.Random(7)
+    command = [sys.executable, "-c", _FOLLOW_ONCE, str(registry.checkout), str(store)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    killed = 0
+    for turn in range(20):
+        shutil.rmtree(store / "releases", ignore_errors=True)
+        if turn % 4 == 0:
+            shutil.rmtree(store, ignore_errors=True)
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+        assert process.stdout is not None and process.stdout.readline() == "begins\n"
+        time.sleep(turns.uniform(0, 3))
+        process.send_signal(signal.SIGKILL)
+        killed += "swapped" not in process.communicate()[0]
+        deadline = time.monotonic() + 60
+        while following_processes(store):
+            assert time.monotonic() < deadline, "a command outlives its router"
+            time.sleep(0.05)
+        for copy in (store / "releases").glob("v*"):
+            assert verify_release(copy)
+    assert follower(StageOffers(registry.checkout, store)).check().release == "serac@v1.1.0"
+    print(f"{killed} of 20 routers killed before they were done; the next one serves the champion")
