@@ -43,7 +43,9 @@ class ServingSettings(BaseModel):
         "", description="Instead: the stage of the registry to follow."
     )
     repository: str = Field(
-        "", description="Git URL or path with the registry; empty: that of `checkout`."
+        "",
+        description="Git URL or path with the registry; empty: where `checkout` publishes its "
+        "releases.",
     )
     store: str = Field(
         ".serac/serving", description="Folder for releases that were fetched, in `checkout`."
