@@ -197,12 +197,12 @@ class Follower:
         problem: SeracError | None = None
         try:
             self._offers.refresh()
-        except SeracError as error:
-            problem = error
+        except (SeracError, OSError) as error:
+            problem = _named(error)
         try:
             offers = self._offers.offers()
-        except SeracError as error:
-            offers, problem = [], problem or error
+        except (SeracError, OSError) as error:
+            offers, problem = [], problem or _named(error)
         if not offers:
             return self._result("unreachable", None, problem)
         wanted = offers[0]
@@ -216,7 +216,7 @@ class Follower:
             for earlier in offers[1:]:
                 if self._use(earlier)[0] == "swapped":
                     break
-        return self._result(outcome, wanted, reason)
+        return self._result(outcome, wanted, reason or problem)
 
     def _use(self, offer: Offer) -> tuple[Outcome, SeracError | None]:
         """Put a release in place if it is fit to serve."""
@@ -230,15 +230,22 @@ class Follower:
             refusal = Refusal(offer.name, str(error), _now())
             self._refused[offer.key] = (refusal, error)
             self._refusals += 1
-            self._offers.forget(offer)
+            self._cleared(lambda: self._offers.forget(offer))
             return "refused", error
         self._holder.swap(release)
         self._served = offer
         self._swaps += 1
         self._swapped_at = _now()
         log.info("%s answers now", release.name)
-        self._offers.tidy([offer])
+        self._cleared(lambda: self._offers.tidy([offer]))
         return "swapped", None
+
+    def _cleared(self, clear: Callable[[], None]) -> None:
+        """Remove what is not needed; what can't be removed is no reason to serve less."""
+        try:
+            clear()
+        except (SeracError, OSError) as error:
+            log.warning("%s: %s", self._offers.described, error)
 
     def _opened(self, offer: Offer) -> ServedRelease:
         """The release, loaded; a copy that was damaged where it lay is fetched once more."""
@@ -254,14 +261,8 @@ class Follower:
             return self._offers.obtain(offer)
         except InvalidRelease:
             raise
-        except SeracError as error:
-            raise _NotNow(error) from error
-        except OSError as error:
-            raise _NotNow(
-                UnusableStore(
-                    f"{offer.name}: {error}", remedy="see that the store can be written to"
-                )
-            ) from error
+        except (SeracError, OSError) as error:
+            raise _NotNow(_named(error)) from error
 
     def _result(
         self, outcome: Outcome, wanted: Offer | None, error: SeracError | None
@@ -298,6 +299,12 @@ class _NotNow(Exception):
     def __init__(self, cause: SeracError) -> None:
         super().__init__(cause)
         self.cause = cause
+
+
+def _named(error: SeracError | OSError) -> SeracError:
+    if isinstance(error, SeracError):
+        return error
+    return UnusableStore(str(error), remedy="see that the store can be written to")
 
 
 def _now() -> str:

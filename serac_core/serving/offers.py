@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -206,10 +206,12 @@ class StageOffers:
         """
         assert offer.version is not None
         place = self._place(offer)
-        with self._locked():
-            if not place.is_dir():
-                self._fetch(offer.version, place)
-        place.touch()
+        if not place.is_dir():
+            with self._locked():
+                if not place.is_dir():  # another server may have been at it
+                    self._fetch(offer.version, place)
+        with suppress(OSError):  # a store that is full or read-only still has what it has
+            place.touch()
         return place
 
     def forget(self, offer: Offer) -> None:

@@ -253,6 +253,19 @@ def test_a_store_that_cannot_be_written(registry: Registry, tmp_path: Path) -> N
     assert str(tmp_path / "store") in (following.status().problem or "")
 
 
+def test_a_store_that_became_unwritable_still_serves_what_it_has(
+    registry: Registry, store: Path
+) -> None:
+    (store / "lock").unlink()
+    (store / "lock").mkdir()
+    following = follower(StageOffers(registry.checkout, store))
+    result = following.check()
+    assert (result.outcome, result.release) == ("swapped", "serac@v1.1.0")
+    assert str(store) in str(result.error)
+    registry.promote("v1.0.0")
+    assert following.check().outcome == "unreachable" and answers(following) == "Nice"
+
+
 def test_what_killed_commands_left_is_cleared(registry: Registry, store: Path) -> None:
     for left in ("index.lock", "packed-refs.lock", "refs/tags/serac@v1.0.0.lock"):
         (store / "clone/.git" / left).touch()
