@@ -379,6 +379,7 @@ def following_processes(store: Path) -> list[psutil.Process]:
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(3600)
 def test_killed_at_any_moment_it_converges(registry: Registry, tmp_path: Path) -> None:
     """A router is killed while it fetches: nothing goes on without it, no part of a release is
     ever taken for one, and the next router serves the champion."""

@@ -248,6 +248,7 @@ def test_swaps_under_load(whole: Path) -> None:
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(3600)
 def test_a_hundred_swaps_under_fifty_clients(whole: Path) -> None:
     answers = swap_under_load(whole, swaps=100, clients=50)
     print(f"100 swaps, 50 clients: {answers} answers, none failed, none after a drain")
