@@ -66,6 +66,10 @@ def serve(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s"
     )
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    # An answer that the upstream cut short ends so on purpose; the metrics count them.
+    logging.getLogger("uvicorn.error").addFilter(
+        lambda record: "without completing response" not in record.getMessage()
+    )
     server = make_server(settings, say=tell)
     server.run()
     if not server.started:
