@@ -14,6 +14,7 @@ import numpy as np
 from serac_core.scope.calibration_file import Abstention, Thresholds, read_calibration
 from serac_core.scope.cohort import NONE_KNOWN
 from serac_core.scope.encoder import Encoder, encodable
+from serac_core.scope.framed import bare_readings
 from serac_core.scope.longer_names import names_longer
 from serac_core.scope.memory import EditMemory, ForeignMemory
 from serac_core.scope.scale import SAME_TEXT, Scale, Verification, unfitted_score
@@ -238,7 +239,7 @@ class Router:
         self, queries: Sequence[str], k: int = 1, *, everything: bool = False
     ) -> list[list[Candidate]]:
         asked = [encodable(query) for query in queries]
-        candidates = self._verified(self._about_subjects(asked))
+        candidates = [_best_each(found) for found in self._verified(self._about_subjects(asked))]
         settled = [
             bool(len(self.memory.whole_texts))
             and any(candidate.score >= self.threshold for candidate in of_query)
@@ -265,13 +266,18 @@ class Router:
         return candidates
 
     def _about_subjects(self, asked: Sequence[str]) -> list[list[Candidate]]:
-        """Of each text, the edits about the subjects that it names."""
+        """Of each text, the edits about the subjects that it names; of a yes/no question in a
+        frame, once for each reading."""
         found = [mentions_by_subject(self.memory.subjects.find(text)) for text in asked]
         said = [
-            {subject: said_about(text, named) for subject, named in mentions.items()}
+            [
+                (subject, reading)
+                for subject, named in mentions.items()
+                for reading in _readings(said_about(text, named))
+            ]
             for text, mentions in zip(asked, found, strict=True)
         ]
-        row = {text: n for n, text in enumerate(sorted({t for of in said for t in of.values()}))}
+        row = {text: n for n, text in enumerate(sorted({text for of in said for _, text in of}))}
         if not row:
             return [[] for _ in asked]
         vectors_TD = self.encoder.encode(list(row))
@@ -279,7 +285,7 @@ class Router:
         return [
             [
                 candidate
-                for subject, text in of_query.items()
+                for subject, text in of_query
                 for candidate in self._about(
                     subject, text, vectors_TD[row[text]], closeness_TR[row[text]]
                 )
@@ -404,6 +410,20 @@ class Router:
             best.edit_id,
             borderline,
         )
+
+
+def _readings(said: str) -> tuple[str, ...]:
+    return (said, *bare_readings(said))
+
+
+def _best_each(candidates: list[Candidate]) -> list[Candidate]:
+    """Each edit once, by the reading of the query that it scores best by."""
+    best: dict[int, Candidate] = {}
+    for candidate in candidates:
+        known = best.get(candidate.place)
+        if known is None or candidate.score > known.score:
+            best[candidate.place] = candidate
+    return list(best.values())
 
 
 def decision_line(decision: Decision) -> str:
