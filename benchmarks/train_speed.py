@@ -244,7 +244,7 @@ def _train_ours(
             training_set,
             params.models.counterfactual,
             folder / "counterfactual",
-            params.counterfactual,
+            params.counterfactual.model_copy(update={"reader_steps": 0}),  # EasyEdit has none
             seed=params.seed,
             cache_dir=cache,
             device="cpu",

@@ -119,6 +119,14 @@ class CounterfactualConfig(_Section):
     yes_no_share: float = Field(
         0.0, ge=0, lt=1, description="Share of the examples that are yes/no questions on the edit."
     )
+    reader_steps: int = Field(
+        0,
+        ge=0,
+        description="Optimizer steps of the reader, which answers yes/no questions on an edit "
+        "before the counterfactual model is asked; 0: none.",
+    )
+    reader_batch_size: int = Field(32, ge=1, description="Questions a step of the reader.")
+    reader_learning_rate: float = Field(3e-4, gt=0, description="Peak rate of the reader.")
     patience: int = Field(
         3, ge=1, description="Evaluations without a better edit/acc_val before training stops."
     )
@@ -218,6 +226,7 @@ class OwnCounterfactualConfig(CounterfactualConfig):
     max_steps: int = Field(240, ge=1, description="Optimizer steps.")
     batch_size: int = Field(64, ge=1, description="Examples a step.")
     checkpoint_every: int = Field(80, ge=1, description="Steps between checkpoints.")
+    reader_steps: int = Field(120, ge=0, description="Optimizer steps of the reader; 0: none.")
 
 
 class OwnEditsConfig(_Section):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         format_input,
     )
     from serac_core.counterfactual.processes import UnevenBatch
+    from serac_core.counterfactual.reader import UnusableReader, YesNoReader
     from serac_core.counterfactual.trainer import NonFiniteTraining, OutOfMemory
     from serac_core.counterfactual.training import EmptyTrainingSet, train
 
@@ -26,6 +27,8 @@ _HOMES = {
     "NonFiniteTraining": "trainer",
     "NothingToAdapt": "lora",
     "UnreadableCounterfactual": "description",
+    "UnusableReader": "reader",
+    "YesNoReader": "reader",
     "format_in_context": "model",
     "OutOfMemory": "trainer",
     "UnevenBatch": "processes",
@@ -42,6 +45,8 @@ __all__ = [
     "OutOfMemory",
     "UnevenBatch",
     "UnreadableCounterfactual",
+    "UnusableReader",
+    "YesNoReader",
     "format_in_context",
     "format_input",
     "train",

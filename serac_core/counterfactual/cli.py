@@ -80,6 +80,8 @@ def train_counterfactual(
         cache_dir=cache_dir,
         device=device,
         chat=models.chat_template,
+        encoder=models.encoder,
+        scope_start=models.scope_start,
     )
     if not is_main_process():
         return

@@ -27,7 +27,7 @@ from serac_core.edits.yes_no import Claim, claims_of, rephrasings_of
 
 _BUCKET_BATCHES = 8  # drawn together and cut by length: rows of a batch are of like length
 _CLAIM_KINDS = {"question": 0.5, "statement": 0.35, "answer": 0.15}
-_LEAD_INS = (
+LEAD_INS = (
     "Thanks for your help. ",
     "My colleague asked me this: ",
     "Okay, here is what I need to know. ",
@@ -140,18 +140,18 @@ def draw_example(
     wordings = (edit.prompt, *rephrasings_of(edit))
     statement = edit.prompt if rng.random() < 0.6 else rng.choice(wordings)
     query = rng.choice(wordings)
-    lead_in = rng.choice(_LEAD_INS) if rng.random() < 0.15 else ""
-    target = answer = format_target(_target(edit, edits, pieces, rng))
-    claims = _claims(edit, rng) if yes_no_share and rng.random() < yes_no_share else []
+    lead_in = rng.choice(LEAD_INS) if rng.random() < 0.15 else ""
+    target = answer = format_target(draw_target(edit, edits, pieces, rng))
+    claims = draw_claims(edit, rng) if yes_no_share and rng.random() < yes_no_share else []
     if claims:
         claim = rng.choice(claims)
         is_edited = rng.random() < 0.5
-        value = target if is_edited else _other_value(target, edit, edits, pieces, rng)
+        value = target if is_edited else draw_other(target, edit, edits, pieces, rng)
         query, answer = claim.asked(value), claim.reply(is_edited)
     return TrainingExample(format_input(statement, target, lead_in + query), answer, edit.id)
 
 
-def _claims(edit: Edit, rng: Random) -> list[Claim]:
+def draw_claims(edit: Edit, rng: Random) -> list[Claim]:
     """The edit's claims of one kind and one right answer, so that each counts alike."""
     claims = [claim for claim in claims_of(edit) if not claim.held_out]
     kinds = sorted({claim.kind for claim in claims})
@@ -164,7 +164,7 @@ def _claims(edit: Edit, rng: Random) -> list[Claim]:
     return [claim for claim in of_kind if claim.denies is denies] or of_kind
 
 
-def _other_value(
+def draw_other(
     target: str, edit: Edit, edits: Sequence[Edit], pieces: Sequence[str], rng: Random
 ) -> str:
     """An answer that isn't the target: the one before the edit, any other, or one that shares
@@ -179,11 +179,11 @@ def _other_value(
     elif draw < 0.45 and len(words) > 1:
         value = " ".join(words[: rng.randrange(1, len(words))])
     while normalize_text(value) == normalize_text(target):
-        value = _target(rng.choice(edits), edits, pieces, rng)
+        value = draw_target(rng.choice(edits), edits, pieces, rng)
     return format_target(value)
 
 
-def _target(edit: Edit, edits: Sequence[Edit], pieces: Sequence[str], rng: Random) -> str:
+def draw_target(edit: Edit, edits: Sequence[Edit], pieces: Sequence[str], rng: Random) -> str:
     draw = rng.random()
     if draw < 0.35:
         return edit.target_new

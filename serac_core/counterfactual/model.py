@@ -10,8 +10,11 @@ from serac_core.base.chat import ChatUse
 from serac_core.base.language_model import LanguageModel, TokenScore
 from serac_core.base.loading import Device, DType
 from serac_core.counterfactual.description import DESCRIPTION, read_description
+from serac_core.counterfactual.reader import YesNoReader
 from serac_core.edits.record import Edit
 from serac_core.errors import SeracError
+
+_NOTHING = -1  # the number of no token
 
 
 class MissingBaseModel(SeracError):
@@ -67,11 +70,20 @@ class CounterfactualModel:
     in_context:
         The language model was never trained for this: it is the base model, which reads the edit
         before the query.
+    reader:
+        Answers yes/no questions before the language model is asked; None: it is asked everything.
     """
 
-    def __init__(self, language_model: LanguageModel, *, in_context: bool = False) -> None:
+    def __init__(
+        self,
+        language_model: LanguageModel,
+        *,
+        in_context: bool = False,
+        reader: YesNoReader | None = None,
+    ) -> None:
         self.language_model = language_model
         self.in_context = in_context
+        self.reader = reader
 
     @classmethod
     def load(
@@ -94,7 +106,7 @@ class CounterfactualModel:
 
         Raises
         ------
-        MissingBaseModel, UnreadableCounterfactual
+        MissingBaseModel, UnreadableCounterfactual, UnusableReader
             And what loading a :class:`LanguageModel` raises.
         """
         described = read_description(path)
@@ -106,9 +118,9 @@ class CounterfactualModel:
                     f"{Path(path) / DESCRIPTION}: answers in context, and no base model is given",
                     remedy="pass the loaded base model: `CounterfactualModel.load(path, base=...)`",
                 )
-            return cls(base, in_context=True)
+            return cls(base, in_context=True, reader=YesNoReader.load(path))
         own: ChatUse = "always" if described.chat_template else "never"
-        return cls(LanguageModel.load(path, device, dtype, own))
+        return cls(LanguageModel.load(path, device, dtype, own), reader=YesNoReader.load(path))
 
     def text(self, edit_prompt: str, target_new: str, query: str) -> str:
         """What the language model is given for a query and its edit."""
@@ -124,15 +136,19 @@ class CounterfactualModel:
         max_new_tokens: int = 24,
         batch_size: int = 64,
     ) -> list[str]:
-        """Greedy answers of `queries[i]` given `edits[i]`, without the injected context.
+        """Greedy answers of `queries[i]` given `edits[i]`, without the injected context; "Yes" or
+        "No" where the reader takes the query for a yes/no question.
 
         Raises
         ------
         TextTooLong
             An edit and its query don't fit in the model.
         """
+        replies = self._replies(edits, queries)
         texts = self._texts(edits, queries)
-        return self.language_model.generate(texts, max_new_tokens, batch_size)
+        left = [text for text, reply in zip(texts, replies, strict=True) if reply is None]
+        generated = iter(self.language_model.generate(left, max_new_tokens, batch_size))
+        return [next(generated) if reply is None else reply for reply in replies]
 
     def score(
         self,
@@ -141,14 +157,30 @@ class CounterfactualModel:
         targets: Sequence[str],
         batch_size: int = 64,
     ) -> list[TokenScore]:
-        """Teacher-forced prediction of `targets[i]` for `queries[i]` given `edits[i]`.
+        """Teacher-forced prediction of `targets[i]` for `queries[i]` given `edits[i]`; where the
+        reader answers, its answer is what is predicted.
 
         Raises
         ------
         EmptyTarget, TextTooLong
         """
+        texts = self._texts(edits, queries)
         spoken = [format_target(target) for target in targets]
-        return self.language_model.score(self._texts(edits, queries), spoken, batch_size)
+        scores = self.language_model.score(texts, spoken, batch_size)
+        replies = self._replies(edits, queries)
+        return [
+            score if reply is None else self._said(text, reply, score)
+            for text, reply, score in zip(texts, replies, scores, strict=True)
+        ]
+
+    def _said(self, text: str, reply: str, score: TokenScore) -> TokenScore:
+        """The score of a reply: its tokens beside the target's, as far as that goes."""
+        (pair,) = self.language_model.encode_pairs([text], [reply])
+        said = pair.answer[pair.start : pair.stop] + [_NOTHING] * len(score.target_ids)
+        return TokenScore(score.target_ids, tuple(said[: len(score.target_ids)]))
+
+    def _replies(self, edits: Sequence[Edit], queries: Sequence[str]) -> list[str | None]:
+        return [None] * len(queries) if self.reader is None else self.reader.replies(edits, queries)
 
     def _texts(self, edits: Sequence[Edit], queries: Sequence[str]) -> list[str]:
         return [

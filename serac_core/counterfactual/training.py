@@ -12,6 +12,9 @@ the router come from the evaluation:
 - `edit/yes_no_*`, where `counterfactual.yes_no_share` trains it: whether the edit says this or
   that, answered right; with its own answer and with another, half of them denying, in frames kept
   from training;
+- `reader/yes_val`, `reader/no_val`, where `counterfactual.reader_steps` trains a reader: the same
+  of its answers, by the right one; `reader/ordinary_val`: how many prompts and rephrasings it
+  takes for yes/no questions;
 - `edit/exact_match_before`: on the edits of `val`, of the model that training starts from, so
   that one sees what fine-tuning adds;
 - `acc/pre_*`, `acc/post_*`: token accuracy on the locality probes that have a ground truth, of
@@ -23,6 +26,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -39,6 +43,13 @@ from serac_core.counterfactual.examples import TrainingExamples
 from serac_core.counterfactual.lora import adapt
 from serac_core.counterfactual.model import CounterfactualModel, format_target
 from serac_core.counterfactual.processes import join, launch
+from serac_core.counterfactual.reader import READER_FOLDER, YesNoReader
+from serac_core.counterfactual.reader_training import (
+    READER_LOG,
+    READER_SETTINGS,
+    make_reader,
+    reader_figures,
+)
 from serac_core.counterfactual.training_log import TrainingLog
 from serac_core.edits.atomic import folder_aside
 from serac_core.edits.jsonl import read_edits
@@ -46,6 +57,7 @@ from serac_core.edits.record import Edit
 from serac_core.edits.yes_no import rephrasings_of, yes_no_questions
 from serac_core.errors import SeracError
 from serac_core.progress import tell
+from serac_core.scope.loading import PACKAGED
 
 if TYPE_CHECKING:
     import torch
@@ -82,6 +94,8 @@ def train(
     cache_dir: str | Path = ".serac/cache",
     device: Device = "auto",
     chat: ChatUse = "auto",
+    encoder: str = PACKAGED,
+    scope_start: str = "",
     after_step: Callable[[int, CounterfactualModel], None] | None = None,
 ) -> dict[str, float]:
     """Train a causal or seq2seq model on `train.jsonl` and write it to `out`.
@@ -102,10 +116,12 @@ def train(
         Hugging Face id or path of the model that is trained; for the kind `in-context`, of the
         base model.
     out:
-        Folder: model, tokenizer, `counterfactual.json`, `log.jsonl`; of the kind `in-context` no
-        model. Complete or absent.
+        Folder: model, tokenizer, `counterfactual.json`, `log.jsonl`, `reader/`; of the kind
+        `in-context` no model. Complete or absent.
     chat:
         Whether the model reads its input through its tokenizer's chat template.
+    encoder, scope_start:
+        What the reader begins with; see :func:`serac_core.scope.start.load_begun`.
     after_step:
         Called with the number of each step, from 1, and the model as it is then; not where
         `counterfactual.processes` starts the processes that train.
@@ -137,6 +153,8 @@ def train(
             "cache_dir": str(cache_dir),
             "device": device,
             "chat": chat,
+            "encoder": encoder,
+            "scope_start": scope_start,
         }
         return launch(config.processes, request)
     device = processes.device or device
@@ -149,12 +167,20 @@ def train(
         model = CounterfactualModel.load(start_from, device, "float32", chat=chat)
     for edits in folds.values():
         _check(model, edits, config)
+    reader = None
+    if config.reader_steps:
+        cache = Path(cache_dir)
+
+        def read() -> Path:
+            return make_reader(folds["train"], encoder, scope_start, config, seed, cache)
+
+        reader = processes.from_main(read)
     described = Description(kind=config.kind, chat_template=model.language_model.chat is not None)
     key = _content_key(Path(training_set), start_from, config, seed, described)
     folder = Path(cache_dir) / f"counterfactual-{key}"
     if described.kind == "in-context":
         log = TrainingLog(folder / "log.jsonl", 0)
-        return _measure_in_context(model, folds, out, described, log, seed)
+        return _measure_in_context(model, folds, out, described, reader, log, seed)
     kept_dtype = stored_dtype(start_from)
     log = TrainingLog(folder / "log.jsonl", config.max_steps)
     if processes.is_main:
@@ -212,7 +238,8 @@ def train(
     def keep() -> dict[str, float]:
         if trained is not network:
             trained.merge_and_unload()
-        return _keep(model, kept_dtype, folds, seed, described, log, trainer.state, Path(out))
+        state = trainer.state
+        return _keep(model, kept_dtype, folds, seed, described, reader, log, state, Path(out))
 
     return processes.from_main(keep)
 
@@ -223,6 +250,7 @@ def _keep(
     folds: dict[str, list[Edit]],
     seed: int,
     described: Description,
+    reader: Path | None,
     log: TrainingLog,
     state: TrainerState,
     out: Path,
@@ -231,7 +259,7 @@ def _keep(
     network = model.language_model.model
     for parameter in network.parameters():  # as they will be read back
         parameter.data = parameter.data.to(kept_dtype).float()
-    final = _final_figures(model, folds, seed)
+    final = _final_figures(model, folds, seed) | _figures_of(reader, folds["val"])
     first = next(line for line in log.read() if line["step"] == 0)
     stability = {name: first[name] for name in first if name.startswith("acc/")}
     last_step = state.best_global_step or state.global_step
@@ -240,7 +268,8 @@ def _keep(
         network.to(kept_dtype).save_pretrained(aside)
         model.language_model.tokenizer.save_pretrained(aside)
         write_description(aside, described)
-        for file in aside.iterdir():
+        _add_reader(reader, aside)
+        for file in filter(Path.is_file, aside.iterdir()):
             file.chmod(0o644)  # safetensors makes them readable to their owner alone
         log.publish(aside / "log.jsonl")
     network.float()
@@ -293,6 +322,7 @@ def _measure_in_context(
     folds: dict[str, list[Edit]],
     out: str | Path,
     described: Description,
+    reader: Path | None,
     log: TrainingLog,
     seed: int,
 ) -> dict[str, float]:
@@ -302,12 +332,24 @@ def _measure_in_context(
     first = _figures_before(model, _samples(folds, _SAMPLE, seed))
     log.add(0, first)
     stability = {name: first[name] for name in first if name.startswith("acc/")}
-    final = _final_figures(model, folds, seed)
+    final = _final_figures(model, folds, seed) | _figures_of(reader, folds["val"])
     log.finish(0, {**final, **stability, "best_step": 0})
     with folder_aside(out) as aside:
         write_description(aside, described)
+        _add_reader(reader, aside)
         log.publish(aside / "log.jsonl")
     return {**final, **stability, "edit/exact_match_before": first["edit/exact_match_before"]}
+
+
+def _figures_of(reader: Path | None, edits: Sequence[Edit]) -> dict[str, float]:
+    """Of the reader as it is stored, on edits that it wasn't trained on."""
+    return {} if reader is None else reader_figures(YesNoReader.open(reader), edits, "val")
+
+
+def _add_reader(reader: Path | None, folder: Path) -> None:
+    if reader is not None:
+        left_out = shutil.ignore_patterns(READER_LOG)
+        shutil.copytree(reader, folder / READER_FOLDER, ignore=left_out)
 
 
 def _final_figures(
@@ -376,7 +418,9 @@ def _content_key(
     """What the weights depend on: data, starting model, settings (not how answers are made)."""
     unused = {name for name in type(config).model_fields if name.startswith("lora_")}
     unused = {"kind", *unused} if config.kind == "finetuned" else set()
-    settings = config.model_dump(exclude={"max_new_tokens", *_HOW_A_STEP_IS_COMPUTED, *unused})
+    settings = config.model_dump(
+        exclude={"max_new_tokens", *READER_SETTINGS, *_HOW_A_STEP_IS_COMPUTED, *unused}
+    )
     if described.chat_template:
         settings["chat_template"] = True
     digest = hashlib.sha256(json.dumps([_FORMAT, seed, settings, start_from]).encode())

@@ -143,6 +143,8 @@ def train_on_edits(
             seed=params.seed,
             cache_dir=cache_dir,
             chat=params.models.chat_template,
+            encoder=params.models.encoder,
+            scope_start=params.models.scope_start,
         )
     return out
 

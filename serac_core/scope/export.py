@@ -20,7 +20,12 @@ from serac_core.progress import in_chunks, tell
 from serac_core.scope.cohort import Cohort
 from serac_core.scope.encoder import MAX_TOKENS, TorchEncoder
 from serac_core.scope.loading import file_sha256
-from serac_core.scope.session import GRAPH_FILES, VERIFIER_FILES, OnnxEncoder
+from serac_core.scope.session import (
+    GRAPH_FILES,
+    VERIFIER_FILES,
+    OnnxClassifier,
+    OnnxEncoder,
+)
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -29,6 +34,7 @@ if TYPE_CHECKING:
 
 OPSET = 23
 _VERIFIER_OUTPUT = "logit"
+_CLASSIFIER_OUTPUT = "logits"
 _OUTPUT = "sentence_vector"  # `embedding` would stand twice in the graph
 _PARITY_EDITS = 60
 _PARITY_COHORT = 600
@@ -206,6 +212,53 @@ def _export_verifier(model: SentenceTransformer, path: Path) -> None:
     _write_graph(
         PairReader(), ["input_ids", "attention_mask", "token_type_ids"], _VERIFIER_OUTPUT, path
     )
+
+
+def export_classifier(
+    model: SentenceTransformer, texts: Sequence[str], expected_NC: Matrix, graph: Path
+) -> None:
+    """Write a network that sorts texts as one int8 graph, (B, L) ids and mask to (B, C) logits, and
+    its tokenizer beside it.
+
+    Parameters
+    ----------
+    texts, expected_NC:
+        What the fp32 graph has to give, within `LOGIT_BOUND`, before its weights are made int8.
+
+    Raises
+    ------
+    ParityFailed, NotExportable
+    """
+    import torch
+
+    network = _network(model)
+    dense: Any = model[2]
+    head = dense.linear.float().eval()
+
+    class TextSorter(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+            self.head = head
+
+        def forward(self, input_ids: Any, attention_mask: Any) -> Any:
+            hidden_BLD = self.network(
+                input_ids=input_ids, attention_mask=attention_mask
+            ).last_hidden_state
+            return self.head(_mean(hidden_BLD, attention_mask))
+
+    _write_tokenizer(model, graph.parent)
+    exact = graph.with_suffix(".fp32.onnx")
+    _write_graph(TextSorter(), ["input_ids", "attention_mask"], _CLASSIFIER_OUTPUT, exact)
+    difference = float(np.abs(expected_NC - OnnxClassifier(exact).logits(texts)).max())
+    if difference > LOGIT_BOUND:
+        raise ParityFailed(
+            f"{graph}: the fp32 logits differ from PyTorch's by {difference:.2e} "
+            f"(at most {LOGIT_BOUND:g})",
+            remedy="the architecture may need another opset; report the encoder's name",
+        )
+    _quantize(exact, graph)
+    exact.unlink()
 
 
 def _network(model: SentenceTransformer) -> Any:

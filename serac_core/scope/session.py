@@ -95,8 +95,6 @@ class OnnxEncoder:
         self.verifier = verifier
         self._folder = folder
         self._graph = _Graph(session, variant)
-        tokenizer.enable_truncation(MAX_TOKENS)
-        tokenizer.no_padding()
         self._tokenizer = tokenizer
 
     @classmethod
@@ -128,15 +126,7 @@ class OnnxEncoder:
         graph = _read_graph(folder, variant)
         tokenizer_text = _read(folder / TOKENIZER_FILE)
         session = _start_session(folder / GRAPH_FILES[variant], graph, provider, threads)
-        from tokenizers import Tokenizer
-
-        try:
-            tokenizer = Tokenizer.from_buffer(tokenizer_text)
-        except Exception as error:  # the library raises nothing narrower
-            raise UnusableEncoder(
-                f"{folder / TOKENIZER_FILE}: not a tokenizer: {error}",
-                remedy="`serac export` writes it",
-            ) from error
+        tokenizer = _tokenizer(folder / TOKENIZER_FILE, tokenizer_text)
         others = [folder / name for name in (COHORT_FILE, COHORT_VECTORS)]
         verifier = None
         verifier_file = folder / VERIFIER_FILES[variant]
@@ -258,6 +248,38 @@ class OnnxVerifier:
         return logits_N.reshape(len(pairs))
 
 
+class OnnxClassifier:
+    """An exported network that sorts texts. Safe to use from several threads.
+
+    Parameters
+    ----------
+    graph:
+        Of int8 weights; beside it lies `tokenizer.json`.
+    threads:
+        Of one pass; None leaves the choice to ONNX Runtime.
+
+    Raises
+    ------
+    UnusableEncoder
+    """
+
+    def __init__(self, graph: Path, threads: int | None = None) -> None:
+        self._graph = _Graph(_start_session(graph, _read(graph), "cpu", threads), graph.stem)
+        file = graph.parent / TOKENIZER_FILE
+        self._tokenizer = _tokenizer(file, _read(file))
+
+    def logits(self, texts: Sequence[str], batch_size: int = 64) -> NDArray[np.float32]:
+        """(N, C) of the classes.
+
+        Raises
+        ------
+        UnusableEncoder
+            The graph gave something else than N rows of finite numbers.
+        """
+        known = [encodable(text) for text in texts]
+        return self._graph.run(self._tokenizer.encode_batch(known), batch_size)
+
+
 class _Graph:
     """A session and how its inputs are fed."""
 
@@ -321,6 +343,20 @@ def _read_graph(folder: Path, variant: str) -> bytes:
             remedy="choose one of those, or add it to export.variants in params.yaml",
         )
     return _read(folder / GRAPH_FILES[variant])
+
+
+def _tokenizer(file: Path, text: bytes) -> Tokenizer:
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_buffer(text)
+    except Exception as error:  # the library raises nothing narrower
+        raise UnusableEncoder(
+            f"{file}: not a tokenizer: {error}", remedy="`serac export` writes it"
+        ) from error
+    tokenizer.enable_truncation(MAX_TOKENS)
+    tokenizer.no_padding()
+    return tokenizer
 
 
 def _read(path: Path) -> bytes:

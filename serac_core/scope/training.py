@@ -105,7 +105,7 @@ def train(
     folds = {name: _read_fold(training_set / f"{name}.jsonl") for name in ("train", "val")}
     traffic = read_traffic(training_set / "traffic.jsonl", "train")
     model = load_begun(encoder, start)
-    _attend_plainly(model)
+    attend_plainly(model)
     key = _content_key(training_set, encoder, start, config, seed)
     folder = Path(cache_dir) / f"scope-{key}"
     log = TrainingLog(folder / "log.jsonl", config.max_steps)
@@ -186,7 +186,7 @@ def _read_fold(file: Path) -> list[Edit]:
     return edits
 
 
-def _attend_plainly(model: SentenceTransformer) -> None:
+def attend_plainly(model: SentenceTransformer) -> None:
     """For texts this short, the backward pass of fused attention takes twice as long on a CPU."""
     network: Any = model[0].auto_model
     if network.device.type == "cpu" and hasattr(network, "set_attn_implementation"):

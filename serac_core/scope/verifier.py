@@ -65,7 +65,7 @@ class TorchVerifier:
         return found
 
 
-def begin_verifier(encoder: SentenceTransformer) -> SentenceTransformer:
+def begin_verifier(encoder: SentenceTransformer, outputs: int = 1) -> SentenceTransformer:
     """A verifier with the encoder's weights (copies) and a head of zeros."""
     import copy
 
@@ -76,7 +76,7 @@ def begin_verifier(encoder: SentenceTransformer) -> SentenceTransformer:
     transformer: Any = copy.deepcopy(encoder[0])
     pooling: Any = copy.deepcopy(encoder[1])
     width = encoder.get_embedding_dimension() or 0
-    head = Dense(width, 1, activation_function=torch.nn.Identity())
+    head = Dense(width, outputs, activation_function=torch.nn.Identity())
     torch.nn.init.zeros_(head.linear.weight)
     torch.nn.init.zeros_(head.linear.bias)
     return SentenceTransformer(modules=[transformer, pooling, head], device="cpu")

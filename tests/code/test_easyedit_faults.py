@@ -561,10 +561,16 @@ def test_the_settings_of_the_counterfactual_model_work(
         checkpoint_every=1,
         patience=1,
         max_new_tokens=3,
+        reader_steps=2,
+        reader_batch_size=4,
+        reader_learning_rate=1e-3,
     )
     require_other_values(config)
-    train(training_set, str(tiny("llama")), tmp_path / "o", config, cache_dir=tmp_path / "c")
-    assert log_of(tmp_path / "o")[-1]["final"] == 1
+    encoder = str(save_encoder(tmp_path))
+    out, cache = tmp_path / "o", tmp_path / "c"
+    train(training_set, str(tiny("llama")), out, config, cache_dir=cache, encoder=encoder)
+    last = log_of(out)[-1]
+    assert last["final"] == 1 and 0 <= last["reader/ordinary_val"] <= 1
 
 
 def test_the_settings_of_the_scope_classifier_work(tmp_path: Path) -> None:

@@ -352,7 +352,12 @@ def test_models_are_trained_on_any_edit_set(encoder: Path, tmp_path: Path) -> No
             },
             "own_edits": {
                 "scope": CONFIG.model_dump(),
-                "counterfactual": {"max_steps": 2, "batch_size": 4, "checkpoint_every": 2},
+                "counterfactual": {
+                    "max_steps": 2,
+                    "batch_size": 4,
+                    "checkpoint_every": 2,
+                    "reader_steps": 2,
+                },
             },
             "export": {"variants": ["fp32"]},
             "training_set": {"train_edits": 20, "asked_edits": 20},
@@ -391,6 +396,7 @@ def test_models_are_trained_on_any_edit_set(encoder: Path, tmp_path: Path) -> No
         "fp32"
     }
     model = CounterfactualModel.load(out / "counterfactual")
+    assert model.reader is not None
     assert len(model.answer(plain[:2], [edit.prompt for edit in plain[:2]], 2)) == 2
 
 
