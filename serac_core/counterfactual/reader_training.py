@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
@@ -14,7 +15,13 @@ from typing import TYPE_CHECKING, Any
 from serac_core.config import CounterfactualConfig
 from serac_core.counterfactual.examples import LEAD_INS, draw_claims, draw_other, draw_target
 from serac_core.counterfactual.model import format_target
-from serac_core.counterfactual.reader import CLASSES, READER_GRAPH, YesNoReader, mark
+from serac_core.counterfactual.reader import (
+    CLASSES,
+    READER_FOLDER,
+    READER_GRAPH,
+    YesNoReader,
+    mark,
+)
 from serac_core.counterfactual.training_log import TrainingLog
 from serac_core.edits.atomic import folder_aside
 from serac_core.edits.inferred_subject import subject_or_inferred
@@ -28,8 +35,7 @@ if TYPE_CHECKING:
 
 READER_SETTINGS = ("reader_steps", "reader_batch_size", "reader_learning_rate")
 """Of `CounterfactualConfig`: nothing else of the counterfactual model depends on them."""
-READER_LOG = "log.jsonl"
-"""In the folder of :func:`make_reader`; with times, so no part of a release."""
+_LOG = "log.jsonl"  # with times, so no part of a release
 _FORMAT = 1  # of the examples; part of the key of what is kept
 _LAYERS = 3  # of the encoder's, the lowest: six read no better and take twice the time
 _HEAD_RATE = 10  # times the learning rate: the head begins from nothing
@@ -98,7 +104,7 @@ def make_reader(
     tell(f"reader of yes/no questions: {config.reader_steps} steps")
     network = _begin(model)
     with folder_aside(folder) as aside:
-        log = TrainingLog(aside / READER_LOG, config.reader_steps)
+        log = TrainingLog(aside / _LOG, config.reader_steps)
         _train(network, edits, config, seed, log)
         texts = [ReaderExamples(edits, seed + 1).draw(number)[0] for number in range(_SAMPLE)]
         with torch.no_grad():
@@ -107,10 +113,19 @@ def make_reader(
     return folder
 
 
-def reader_figures(reader: YesNoReader, edits: Sequence[Edit], fold: str) -> dict[str, float]:
-    """Of a fold, given the gold edits: `reader/yes`, `reader/no`, how many questions of either
-    answer, in frames kept from training, are answered right; `reader/ordinary`, how many prompts
-    and rephrasings are taken for yes/no questions."""
+def add_reader(made: Path | None, folder: Path) -> None:
+    """Put what :func:`make_reader` made, if anything, into a counterfactual model's folder."""
+    if made is not None:
+        shutil.copytree(made, folder / READER_FOLDER, ignore=shutil.ignore_patterns(_LOG))
+
+
+def reader_figures(made: Path | None, edits: Sequence[Edit], fold: str) -> dict[str, float]:
+    """Of the reader as it is stored, given the gold edits of a fold: `reader/yes`, `reader/no`, how
+    many questions of either answer, in frames kept from training, are answered right;
+    `reader/ordinary`, how many prompts and rephrasings are taken for yes/no questions."""
+    if made is None:
+        return {}
+    reader = YesNoReader.open(made)
     edits = Random(fold).sample(edits, min(_SAMPLE, len(edits)))
     asked = yes_no_questions(edits)
     replies = reader.replies([a.edit for a in asked], [a.query for a in asked])

@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -43,10 +42,9 @@ from serac_core.counterfactual.examples import TrainingExamples
 from serac_core.counterfactual.lora import adapt
 from serac_core.counterfactual.model import CounterfactualModel, format_target
 from serac_core.counterfactual.processes import join, launch
-from serac_core.counterfactual.reader import READER_FOLDER, YesNoReader
 from serac_core.counterfactual.reader_training import (
-    READER_LOG,
     READER_SETTINGS,
+    add_reader,
     make_reader,
     reader_figures,
 )
@@ -259,7 +257,7 @@ def _keep(
     network = model.language_model.model
     for parameter in network.parameters():  # as they will be read back
         parameter.data = parameter.data.to(kept_dtype).float()
-    final = _final_figures(model, folds, seed) | _figures_of(reader, folds["val"])
+    final = _final_figures(model, folds, seed) | reader_figures(reader, folds["val"], "val")
     first = next(line for line in log.read() if line["step"] == 0)
     stability = {name: first[name] for name in first if name.startswith("acc/")}
     last_step = state.best_global_step or state.global_step
@@ -268,7 +266,7 @@ def _keep(
         network.to(kept_dtype).save_pretrained(aside)
         model.language_model.tokenizer.save_pretrained(aside)
         write_description(aside, described)
-        _add_reader(reader, aside)
+        add_reader(reader, aside)
         for file in filter(Path.is_file, aside.iterdir()):
             file.chmod(0o644)  # safetensors makes them readable to their owner alone
         log.publish(aside / "log.jsonl")
@@ -332,24 +330,13 @@ def _measure_in_context(
     first = _figures_before(model, _samples(folds, _SAMPLE, seed))
     log.add(0, first)
     stability = {name: first[name] for name in first if name.startswith("acc/")}
-    final = _final_figures(model, folds, seed) | _figures_of(reader, folds["val"])
+    final = _final_figures(model, folds, seed) | reader_figures(reader, folds["val"], "val")
     log.finish(0, {**final, **stability, "best_step": 0})
     with folder_aside(out) as aside:
         write_description(aside, described)
-        _add_reader(reader, aside)
+        add_reader(reader, aside)
         log.publish(aside / "log.jsonl")
     return {**final, **stability, "edit/exact_match_before": first["edit/exact_match_before"]}
-
-
-def _figures_of(reader: Path | None, edits: Sequence[Edit]) -> dict[str, float]:
-    """Of the reader as it is stored, on edits that it wasn't trained on."""
-    return {} if reader is None else reader_figures(YesNoReader.open(reader), edits, "val")
-
-
-def _add_reader(reader: Path | None, folder: Path) -> None:
-    if reader is not None:
-        left_out = shutil.ignore_patterns(READER_LOG)
-        shutil.copytree(reader, folder / READER_FOLDER, ignore=left_out)
 
 
 def _final_figures(
