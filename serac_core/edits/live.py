@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from serac_core.edits.atomic import folder_aside
@@ -17,6 +17,7 @@ from serac_core.edits.edit_files import (
     read_file_records,
 )
 from serac_core.edits.jsonl import edit_record, read_records, record_line
+from serac_core.edits.kept import keeping, reading_kept
 from serac_core.edits.merge import age_key, edit_set, is_retraction, merge, read_edit_set
 from serac_core.edits.record import Edit
 
@@ -79,26 +80,25 @@ def _live_lines(files: EditFiles, cache_dir: Path | None) -> list[bytes]:
     if cache_dir is None:
         return _merged(files)[0]
     keys = prefix_keys(file_digests(files), _FORMAT)
-    lines, gone = None, set[str]()
+    lines, gone = _kept_lines(files, keys, cache_dir) or _merged(files)
+    with keeping(cache_dir / _FOLDER / keys[-1], _KEPT) as folder:
+        _write_lines(folder / LIVE_FILE, lines)
+        (folder / _GONE_FILE).write_text(json.dumps(sorted(gone)), encoding="utf-8")
+    return lines
+
+
+def _kept_lines(
+    files: EditFiles, keys: Sequence[str], cache_dir: Path
+) -> tuple[list[bytes], set[str]] | None:
+    """What is kept of most of the files, with the updates after them; None for nothing kept."""
     for known in range(len(keys), 0, -1):
-        kept = cache_dir / _FOLDER / keys[known - 1]
-        if (kept / _GONE_FILE).is_file():
+        with reading_kept(cache_dir / _FOLDER / keys[known - 1]) as kept, suppress(OSError):
             gone = set(json.loads((kept / _GONE_FILE).read_text(encoding="utf-8")))
             lines = (kept / LIVE_FILE).read_bytes().splitlines(keepends=True)
             for path in files.updates[known - 1 :]:
                 lines, gone = _updated(lines, gone, path)
-            break
-    if lines is None:
-        lines, gone = _merged(files)
-    kept = cache_dir / _FOLDER / keys[-1]
-    if not kept.exists():
-        with folder_aside(kept) as folder:
-            _write_lines(folder / LIVE_FILE, lines)
-            (folder / _GONE_FILE).write_text(json.dumps(sorted(gone)), encoding="utf-8")
-        old = sorted(kept.parent.iterdir(), key=lambda path: path.stat().st_mtime)
-        for folder in old[:-_KEPT]:
-            shutil.rmtree(folder, ignore_errors=True)
-    return lines
+            return lines, gone
+    return None
 
 
 def _merged(files: EditFiles) -> tuple[list[bytes], set[str]]:

@@ -20,7 +20,6 @@ import shutil
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
-from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,8 +28,8 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from serac_core.edits.atomic import folder_aside
 from serac_core.edits.inferred_subject import subject_or_inferred
+from serac_core.edits.kept import keeping, reading_kept
 from serac_core.edits.record import Edit
 from serac_core.evaluation.item_columns import (
     COLUMNS_FILE,
@@ -138,17 +137,14 @@ class AskedIndex:
 
 @dataclass(frozen=True)
 class Carried:
-    """A kept evaluation: the live edits, their items as lines and as columns, and its index."""
+    """A kept evaluation: its context, the lines of the live edits and of their items, the items as
+    columns, and its index."""
 
-    folder: Path
-    edits: tuple[bytes, ...]
+    context: str
+    edits: Sequence[bytes]
+    lines: Sequence[bytes]
     columns: ItemColumns
     index: AskedIndex
-
-    @cached_property
-    def lines(self) -> list[bytes]:
-        """The lines of items.jsonl."""
-        return (self.folder / ITEMS_FILE).read_bytes().splitlines(keepends=True)
 
     def places_of(self, keys: Keys) -> NDArray[np.int64]:
         """Where the items with these keys stand, ascending."""
@@ -234,14 +230,15 @@ def read_carried(cache_dir: Path, context: str | None) -> Carried | None:
     """The kept evaluation of a context; None where there is none, or it is damaged."""
     if context is None:
         return None
-    folder = cache_dir / _FOLDER / context
-    with suppress(OSError, ValueError, KeyError, BadZipFile, UnreadableItems):
-        edits = tuple((folder / EDITS_FILE).read_bytes().splitlines(keepends=True))
+    unusable = suppress(OSError, ValueError, KeyError, BadZipFile, UnreadableItems)
+    with reading_kept(cache_dir / _FOLDER / context) as folder, unusable:
+        edits = (folder / EDITS_FILE).read_bytes().splitlines(keepends=True)
+        lines = (folder / ITEMS_FILE).read_bytes().splitlines(keepends=True)
         with np.load(folder / _INDEX_FILE, allow_pickle=False) as arrays:
             index = AskedIndex(*(arrays[column.name] for column in fields(AskedIndex)))
-        carried = Carried(folder, edits, ItemColumns.read(folder), index)
-        if len(carried.lines) == len(carried.columns):
-            return carried
+        columns = ItemColumns.read(folder)
+        if len(lines) == len(columns):
+            return Carried(context, edits, lines, columns, index)
     return None
 
 
@@ -254,8 +251,7 @@ def keep_carried(
     ------
     UnwritableOutput
     """
-    kept = cache_dir / _FOLDER / context
-    with folder_aside(kept) as folder:
+    with keeping(cache_dir / _FOLDER / context, _KEPT) as folder:
         shutil.copyfile(live_edits, folder / EDITS_FILE)
         for name in (ITEMS_FILE, COLUMNS_FILE):
             shutil.copyfile(evaluation / name, folder / name)
@@ -263,9 +259,6 @@ def keep_carried(
             column.name: getattr(index, column.name) for column in fields(index)
         }
         np.savez(folder / _INDEX_FILE, **arrays)
-    old = sorted(kept.parent.iterdir(), key=lambda path: path.stat().st_mtime)
-    for folder in old[:-_KEPT]:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_asked(folder: Path, context: str | None, asked: Iterable[str] | None) -> None:

@@ -129,7 +129,7 @@ def _update(
     )
     rows = [item.row() for item in ask(plan.questions)]
     _write_lines(folder, merged_lines(carried, plan, [_line(row) for row in rows]))
-    write_asked(folder, carried.folder.name, [row["key"] for row in rows])
+    write_asked(folder, carried.context, [row["key"] for row in rows])
     columns = merged_columns(carried, plan, ItemColumns.of_rows(rows))
     index = carried.index.without([edit.id for edit in removed]) + AskedIndex.of(added)
     return columns, index

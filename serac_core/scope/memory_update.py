@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from serac_core.edits.atomic import folder_aside
+from serac_core.edits.kept import keeping, reading_kept
 from serac_core.edits.live import line_id
 from serac_core.edits.record import Edit
 from serac_core.scope.live_memory import LiveMemory, UnknownEdit
@@ -60,17 +61,14 @@ def build_live_memories(
     key = hashlib.sha256(f"{FORMAT} {digests}".encode()).hexdigest()[:32]
     kept = Path(cache_dir) / _FOLDER / key
     encoded = None
-    if kept.is_dir() and edits.is_file():
-        with suppress(DamagedMemory, ForeignMemory, UnknownEdit):
+    with reading_kept(kept), suppress(DamagedMemory, ForeignMemory, UnknownEdit):
+        if kept.is_dir() and edits.is_file():
             encoded = _changed(kept, edits, encoders, out)
     if encoded is None:
         encoded = build_memories(read_edits(edits), encoder_dir, out, cache_dir, encoders=encoders)
-    with folder_aside(kept) as folder:
+    with keeping(kept, _KEPT) as folder:
         shutil.copyfile(edits, folder / _EDITS_FILE)
         shutil.copytree(out, folder / _MEMORY, copy_function=shutil.copyfile)
-    old = sorted(kept.parent.iterdir(), key=lambda path: path.stat().st_mtime)
-    for folder in old[:-_KEPT]:
-        shutil.rmtree(folder, ignore_errors=True)
     with edits.open("rb") as handle:
         return sum(1 for line in handle if line.strip()), encoded
 

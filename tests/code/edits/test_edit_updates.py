@@ -201,6 +201,6 @@ def test_damaged_caches_are_made_again(source: Path, tmp_path: Path) -> None:
     (cache / "edit-index.sqlite").write_bytes(b"no database, but long enough to be read" * 99)
     found = take(tmp_path, write(tmp_path / "inbox/a.jsonl", record("Alba", "Bari")))
     assert found.unchanged == ("Alba",)
-    for kept in (cache / "live-edits").iterdir():
-        (kept / "gone.json").unlink()
+    for kept in (cache / "live-edits").glob("*/gone.json"):
+        kept.unlink()
     assert live(tmp_path, cache) == whole
