@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Literal
 
+from serac_core.edits.atomic import UnwritableOutput
 from serac_core.edits.edit_files import EditFiles, file_digests
 from serac_core.edits.jsonl import RawRecord, read_records
 from serac_core.edits.record_rules import CheckedRecord, check_record
@@ -53,6 +54,10 @@ class EditIndex:
     ----------
     lines:
         Of all files together.
+
+    Raises
+    ------
+    UnreadableEdits, UnwritableOutput
     """
 
     def __init__(self, files: EditFiles, cache_dir: Path) -> None:
@@ -63,9 +68,12 @@ class EditIndex:
         self._database = cache_dir / _FILE
         try:
             self._fill(files)
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):
-                raise
+        except sqlite3.OperationalError as error:
+            raise UnwritableOutput(
+                f"{self._database}: {error}",
+                remedy="free space, see that you may write there, or delete the file",
+            ) from error
+        except sqlite3.DatabaseError:
             self._database.unlink()
             self._fill(files)
 

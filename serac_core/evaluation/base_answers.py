@@ -110,10 +110,13 @@ class BaseAnswers:
     def _write(self, table: str, values: Mapping[str, object]) -> None:
         if self._file is None:
             return
-        self._file.parent.mkdir(parents=True, exist_ok=True)
         rows = [(_digest(key), json.dumps(value)) for key, value in values.items()]
-        with closing(self._open(self._file)) as database, database:
-            database.executemany(f"insert or ignore into {table} values (?, ?)", rows)
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            with closing(self._open(self._file)) as database, database:
+                database.executemany(f"insert or ignore into {table} values (?, ?)", rows)
+        except (OSError, sqlite3.DatabaseError) as error:
+            self._say(f"{self._file}: not writable ({error}); the answers are not kept")
 
     @staticmethod
     def _open(file: Path) -> sqlite3.Connection:
