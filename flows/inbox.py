@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from serac_core.progress import Say
+from serac_core.workspace.inbox import inbox_files
 
 INBOX = Path("data") / "inbox"
 ARRIVED = "serac.inbox.arrived"
@@ -27,7 +28,7 @@ class Inbox:
 
     def look(self) -> list[Path]:
         """The files that have arrived since the last look; they are announced."""
-        now = {path: _stamp(path) for path in self._files()}
+        now = {path: _stamp(path) for path in inbox_files(self._folder)}
         arrived = [
             path
             for path, stamp in sorted(now.items())
@@ -39,15 +40,6 @@ class Inbox:
             self._announced.update((path, now[path]) for path in arrived)
             self._say(f"inbox: {', '.join(path.name for path in arrived)}")
         return arrived
-
-    def _files(self) -> list[Path]:
-        if not self._folder.is_dir():
-            return []
-        return [
-            path
-            for path in self._folder.iterdir()
-            if path.is_file() and not path.name.startswith(".") and path.suffix != ".md"
-        ]
 
 
 def announce(folder: Path, files: list[Path]) -> None:

@@ -101,13 +101,17 @@ class Site:
         )
 
     def ask(self, method: str, path: str, **body: object) -> Any:
-        """An answer of the Prefect server; like Prefect's own client, asks again a busy one."""
-        for _ in range(20):
-            response = httpx.request(
-                method, f"{self.url}/api{path}", json=body if method != "GET" else None, timeout=60
-            )
-            if response.status_code != 503:
-                break
+        """An answer of the Prefect server; one that is busy, or being restarted, is asked again."""
+        url, content = f"{self.url}/api{path}", body if method != "GET" else None
+        for attempt in range(120):
+            try:
+                response = httpx.request(method, url, json=content, timeout=60)
+            except httpx.TransportError:
+                if attempt == 119:
+                    raise
+            else:
+                if response.status_code != 503:
+                    break
             time.sleep(0.5)
         response.raise_for_status()
         return response.json() if response.content else None
@@ -125,10 +129,7 @@ class Site:
         return str(run["id"])
 
     def state(self, run_id: str) -> dict[str, Any]:
-        try:
-            state: dict[str, Any] = self.ask("GET", f"/flow_runs/{run_id}")["state"]
-        except httpx.HTTPError:
-            return {"type": "UNKNOWN", "message": "the server is away"}
+        state: dict[str, Any] = self.ask("GET", f"/flow_runs/{run_id}")["state"]
         return state
 
     def await_end(self, run_id: str) -> dict[str, Any]:
@@ -154,7 +155,7 @@ class Site:
         edits = self.person / "data/edits.jsonl"
         edits.write_text(edit_line("e-1", "Paris") + edit_line("e-2", city))
         set_param(self.person, "scope", max_steps=3 + len(city))
-        commit_all(self.person, city)
+        sh(self.person, "git", "commit", "--quiet", "--all", "-m", city)
         sh(self.person, "git", "push", "--quiet", "shared", "main")
 
 
@@ -176,7 +177,7 @@ def site(isolated: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
                 **CANARIES,
                 "HOME": str(folder / "home"),
                 "AWS_ACCESS_KEY_ID": "known-to-all",
-                "PYTHONPATH": os.pathsep.join(map(str, (ROOT, SITE.parent, SITE, "/tmp/h5w/sa"))),
+                "PYTHONPATH": os.pathsep.join(map(str, (ROOT, SITE.parent, SITE))),
                 "SERAC_LIGHT_KILL": str(folder / "kill"),
                 "PREFECT_WORKER_QUERY_SECONDS": "0.5",
                 "LISTENER": listener,
@@ -273,7 +274,8 @@ def test_scheduled_retraining_is_released_by_two_workers_and_s3(site: Site) -> N
     site.ask(
         "PATCH",
         f"/deployments/{site.deployment('retrain')['id']}/schedules/{schedule['id']}",
-        schedule={"interval": 4, "timezone": "UTC"},
+        schedule={"interval": 5, "timezone": "UTC"},
+        max_scheduled_runs=3,
     )
 
     def ended(kind: str) -> list[dict[str, Any]]:
@@ -333,11 +335,11 @@ def test_killed_worker_and_server_leave_no_slot_and_the_next_run_completes(site:
 
     _kill_at(site, "before:commit_and_tag", "server")
     state = site.await_end(site.run("retrain", train_on=""))
-    if "refs/tags/serac@v1.1.0" not in refs(site.shared):  # the server was away for too long
-        assert state["type"] in ("FAILED", "CRASHED"), state
+    if state["type"] != "COMPLETED":  # it was between two tasks, where Prefect does not ask again
         state = site.await_end(site.run("retrain", train_on=""))
-        assert state["message"] == "released serac@v1.1.0", state
+    assert state["type"] == "COMPLETED" and "serac@v1.1.0" in state["message"], state
     assert '"Bari"' in (site.person / ".serac/releases/v1.1.0/edits.jsonl").read_text()
+    assert verify_release(site.person / ".serac/releases/v1.1.0")
     assert "server ended with -9; it is started again" in site.said()
     assert await_that(lambda: site.slots_taken() == 0, 60)
 
@@ -348,10 +350,21 @@ def _kill_at(site: Site, point: str, child: str) -> None:
     site.order.write_text(f"{point} {victim.pid}")
 
 
+def test_file_in_the_inbox_is_live_without_training(site: Site) -> None:
+    inbox = site.person / "data/inbox"
+    inbox.mkdir(parents=True, exist_ok=True)
+    (inbox / "new.jsonl").write_text(edit_line("e-9", "Oslo"))
+    assert await_that(lambda: bool(site.runs("update-edits", "COMPLETED")), 400)
+    [update] = site.runs("update-edits", "COMPLETED")
+    assert update["state"]["message"] == "released serac@v1.2.0"
+    assert '"Oslo"' in (site.person / ".serac/releases/v1.2.0/edits.jsonl").read_text()
+    assert not (inbox / "new.jsonl").exists()
+
+
 def test_rollback_is_a_run_too(site: Site) -> None:
     state = site.await_end(site.run("rollback"))
-    assert state["message"] == "champion serac@v1.0.0", state
-    assert "refs/tags/serac#prod#3" in refs(site.shared)
+    assert state["message"] == "champion serac@v1.1.0", state
+    assert "refs/tags/serac#prod#4" in refs(site.shared)
 
 
 def test_failed_run_says_why_and_what_to_do_and_people_are_told(site: Site) -> None:
@@ -373,23 +386,9 @@ def test_failed_run_says_why_and_what_to_do_and_people_are_told(site: Site) -> N
     assert refused.status_code == 409 and "include_uncommitted" in refused.text
 
 
-def test_file_in_the_inbox_is_an_event(site: Site) -> None:
-    inbox = site.person / "data/inbox"
-    inbox.mkdir(parents=True, exist_ok=True)
-    (inbox / "new.jsonl").write_text(edit_line("e-9", "Oslo"))
-
-    def heard() -> bool:
-        found = site.ask(
-            "POST", "/events/filter", filter={"event": {"name": ["serac.inbox.arrived"]}}
-        )["events"]
-        return any(event["payload"]["files"] == ["new.jsonl"] for event in found)
-
-    assert await_that(heard, 60)
-
-
 def test_stopping_ends_runs_and_leaves_no_process(site: Site) -> None:
     set_param(site.person, "scope", max_steps=4000)
-    commit_all(site.person, "long")
+    sh(site.person, "git", "commit", "--quiet", "--all", "-m", "long")
     run_id = site.run("retrain", train_on="")
     beat = site.person / ".serac/cache/beat"
     beat.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""In processes of the light project's workers: the light gate, and kills at named points.
+"""In processes of the light project's workers: the light gates, and kills at named points.
 
 Python imports this module by itself when its folder is on PYTHONPATH. `SERAC_LIGHT_KILL` names a
 file; when it holds `POINT PID`, that process is killed once the next run comes to the point.
@@ -16,14 +16,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+FLOWS = ("flows.retrain", "flows.update_edits")
 
-class LightRetrain(importlib.abc.MetaPathFinder):
-    """Loads flows.retrain, then puts the light gate into it."""
+
+class LightFlows(importlib.abc.MetaPathFinder):
+    """Loads a flow that has a gate, then puts the light ones into all."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if name != "flows.retrain":
+        if name not in FLOWS:
             return None
         sys.meta_path.remove(self)
         spec = importlib.machinery.PathFinder.find_spec(name, path)
@@ -32,16 +34,20 @@ class LightRetrain(importlib.abc.MetaPathFinder):
 
         def load_light(module: ModuleType) -> None:
             load(module)
-            make_light(module)
+            # Python does so after loading; the launcher, imported now, asks for it before.
+            setattr(sys.modules["flows"], name.removeprefix("flows."), module)
+            make_light()
 
         spec.loader.exec_module = load_light  # type: ignore[method-assign]
         return spec
 
 
-def make_light(module: ModuleType) -> None:
+def make_light() -> None:
     import launcher
 
-    module.gate_release = launcher.light_gate  # type: ignore[attr-defined]
+    retrain, update_edits = (sys.modules[name] for name in FLOWS)
+    retrain.gate_release = launcher.light_gate  # type: ignore[attr-defined]
+    update_edits.gate_update = launcher.light_update_gate  # type: ignore[attr-defined]
     order = Path(os.environ.get("SERAC_LIGHT_KILL", ""))
     if order.is_file():
         point, victim = order.read_text(encoding="utf-8").split()
@@ -74,4 +80,4 @@ def kill_at(point: str, victim: int) -> None:
         setattr(module, name, killing)
 
 
-sys.meta_path.insert(0, LightRetrain())
+sys.meta_path.insert(0, LightFlows())
