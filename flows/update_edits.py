@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
-from pydantic import Field
 
 from flows.artifacts import Progress, link_reports, show_changes, show_gate
 from flows.automations import announce_release
@@ -94,22 +93,26 @@ class UpdateOutcome:
 
 @flow(name="update-edits", persist_result=False)
 def update_edits(
-    checkout: Annotated[str, Field(description="A folder of the repository.")] = ".",
-    files: Annotated[
-        list[str] | None,
-        Field(description="Files of edits and retractions; none: those in the inbox."),
-    ] = None,
-    revision: Annotated[
-        str, Field(description="Or: a commit of the checkout whose edit set is to be served.")
-    ] = "",
-    on_bad_record: Annotated[
-        OnBadRecord | None,
-        Field(description="What becomes of the good records beside a bad one; none: params.yaml."),
-    ] = None,
+    checkout: str = ".",
+    files: list[str] | None = None,
+    revision: str = "",
+    on_bad_record: OnBadRecord | None = None,
 ) -> State[UpdateOutcome]:
     """Release new, superseding and retracted edits on the champion, without training.
 
     Updates of one checkout are made one after the other.
+
+    Parameters
+    ----------
+    checkout:
+        A folder of the repository; its uncommitted changes and commits don't matter.
+    files:
+        Files of edits and retractions. None: those in the inbox.
+    revision:
+        Or: a commit of the checkout whose edit set is to be served.
+    on_bad_record:
+        What becomes of the good records beside a bad one: `release-others` or `stop`. None:
+        `update.on_bad_record` of params.yaml.
 
     Returns
     -------
