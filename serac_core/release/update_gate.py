@@ -90,7 +90,8 @@ def _not_routed(release: Path, champion: Path, change: Change) -> Check:
 
 
 def _of_changed(edits: Sequence[Edit], items: ItemColumns, config: GateConfig) -> list[Check]:
-    """New edits: their prompts, rephrasings and near misses."""
+    """New edits: their prompts by the bound itself; rephrasings and near misses, few in an update,
+    by the end of their 95 % interval."""
     questions = questions_of(edits, "live")
     checks = []
     for name, groups, bound in (
@@ -110,7 +111,10 @@ def _of_changed(edits: Sequence[Edit], items: ItemColumns, config: GateConfig) -
         else:
             low, high = wilson_interval(right, found)
             note = f"{right} of {found} right; 95 %: {low:.3f} to {high:.3f}"
-            checks.append(Check(name, right / found, f">= {bound:g}", right / found >= bound, note))
+            passed = right / found >= bound
+            if not passed and groups != ("edit",) and high >= bound:
+                passed, note = True, f"{note}; chance may account for it on so few, so it passes"
+            checks.append(Check(name, right / found, f">= {bound:g}", passed, note))
     return checks
 
 

@@ -91,6 +91,15 @@ def test_what_is_answered_wrong_closes_the_gate(tmp_path, champion, wrong, check
     ]
 
 
+def test_one_rephrasing_of_three_may_be_chance_and_three_of_three_may_not(tmp_path, champion):
+    asked = tuple(f"Peru has the capital {n}" for n in range(3))
+    new = NEW.model_copy(update={"rephrase_prompts": asked})
+    for wrong, passed in ((1, True), (3, False)):
+        found = release(tmp_path / f"{wrong}", [*EDITS, new], wrong=asked[:wrong])
+        check = checks(gate_update(found, champion, CONFIG))["changed/rephrasings"]
+        assert check.passed is passed
+
+
 def test_neighbours_that_were_right_and_are_not_close_the_gate(tmp_path):
     many = [
         Edit(id=f"e-{n}", prompt=f"The capital of Land {n} is", subject=f"Land {n}", target_new="L")
