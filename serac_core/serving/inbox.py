@@ -26,6 +26,7 @@ from serac_core.serving.errors import BadRequest, NotFound, Unavailable
 Status = Literal["queued", "taken", "live", "rejected"]
 _ID = re.compile(r"q-[0-9a-f]{16}")
 _REJECTED = "rejected"
+_Place = tuple[int, str, str]
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ class Inbox:
         self._folder = Path(checkout) / folder
         self._rejected = self._folder.parent / _REJECTED
         self._known = Path(checkout) / ".serac" / "queue"
+        self._live: Mapping[str, Edit] = {}
+        self._broken: frozenset[_Place] = frozenset()
 
     def queue(self, record: dict[str, Any], live: Mapping[str, Edit]) -> Queued:
         """Check a record beside the live edits, and leave it in the inbox. The same record again
@@ -69,7 +72,7 @@ class Inbox:
         Unavailable
             The inbox can't be written.
         """
-        warnings = _checked(record, live)
+        warnings = self._checked(record, live)
         edit_id = str(record["id"]) if is_retraction(record) else Edit.model_validate(record).id
         line = record_line(record)
         queue_id = "q-" + hashlib.sha256(line).hexdigest()[:16]
@@ -116,32 +119,32 @@ class Inbox:
         ]
         return tuple(text for text in texts if text) or ("no reason is given",)
 
+    def _checked(self, record: dict[str, Any], live: Mapping[str, Edit]) -> list[Violation]:
+        """The warnings on a record among the live edits: what they break without it, which is
+        looked at once a release, doesn't count."""
+        held = [RawRecord(n, edit_record(edit)) for n, edit in enumerate(live.values(), start=1)]
+        if self._live is not live:
+            self._broken = frozenset(map(_place, find_violations(held).violations))
+            self._live = live
+        if _repeated(record, live):
+            return []
+        new = RawRecord(len(held) + 1, record)
+        violations = find_violations([*held, new]).violations
+        found = [violation for violation in violations if _place(violation) not in self._broken]
+        errors = [violation for violation in found if RULES[violation.rule].severity == "error"]
+        if errors:
+            listed = "; ".join(map(_told, errors))
+            raise BadRequest(
+                f"the edit breaks {len(errors)} rule(s): {listed}",
+                remedy=RULES[errors[0].rule].remedy,
+                param=f"edit.{errors[0].field}",
+                code="invalid_edit",
+            )
+        return found
 
-def _checked(record: dict[str, Any], live: Mapping[str, Edit]) -> list[Violation]:
-    """The warnings on a record among the live edits."""
-    held = [RawRecord(n, edit_record(edit)) for n, edit in enumerate(live.values(), start=1)]
-    known = {(v.line, v.rule, v.field) for v in find_violations(held).violations}
-    new = RawRecord(len(held) + 1, record)
-    found = [
-        violation
-        for violation in find_violations([*held, new]).violations
-        if (violation.line, violation.rule, violation.field) not in known
-    ]
-    if not is_retraction(record):
-        # The same record again says nothing new, and does no harm.
-        repeated = _repeated(record, live)
-        found = [violation for violation in found if not repeated]
-    errors = [violation for violation in found if RULES[violation.rule].severity == "error"]
-    if errors:
-        listed = "; ".join(map(_told, errors))
-        first = errors[0]
-        raise BadRequest(
-            f"the edit breaks {len(errors)} rule(s): {listed}",
-            remedy=RULES[first.rule].remedy,
-            param=f"edit.{first.field}",
-            code="invalid_edit",
-        )
-    return found
+
+def _place(violation: Violation) -> _Place:
+    return violation.line, violation.rule, violation.field
 
 
 def _repeated(record: dict[str, Any], live: Mapping[str, Edit]) -> bool:

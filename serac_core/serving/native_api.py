@@ -88,9 +88,9 @@ def native_router(state: ServerState) -> APIRouter:
         with state.lease() as release:
             (decision,) = await state.deciding.decide(release, [request.query])
             state.record("answer", release, [decision])
-            edit = release.edits[decision.edit_id] if decision.edit_id is not None else None
             answers = [_base_answer(state, request)]
-            if edit is not None:
+            if decision.in_scope:
+                edit = state.edit_of(release, decision)
                 answers.append(_edited_answer(state, release, edit, request))
             said = await _all_of(answers)
         return _json(

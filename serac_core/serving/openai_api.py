@@ -66,7 +66,10 @@ class OpenAIApi:
             try:
                 if await self._routed(exchange, request, endpoint):
                     return
-            except Unavailable:
+            except Unavailable as error:
+                if error.code == "no_release":
+                    done = state.settings.on_router_failure
+                    state.metrics.router_failures.labels("no-release", done).inc()
                 if state.settings.on_router_failure == "closed":
                     raise
                 reason = "router-failed"
@@ -88,8 +91,8 @@ class OpenAIApi:
             state.record(endpoint, release, [decision])
             exchange.extra = decision_headers(decision, release.name)
             if not decision.in_scope:
-                return False
-            edit = release.edits[decision.edit_id or ""]
+                return False  # the lease ends here: the base may talk for minutes
+            edit = state.edit_of(release, decision)
             if state.answers_by_upstream(release):
                 await self._in_context(exchange, request, edit, question)
                 return True

@@ -20,6 +20,7 @@ from serac_core.serving.upstream import Upstream
 
 if TYPE_CHECKING:
     from serac_core.base.language_model import LanguageModel
+    from serac_core.edits.record import Edit
     from serac_core.scope.router import Decision
     from serac_core.serving.follow import Follower
 
@@ -116,6 +117,25 @@ class ServerState:
                 self.metrics.scores.labels(str(decision.in_scope).lower()).observe(decision.score)
         if self.decision_log is not None:
             self.decision_log.add(endpoint, release.name, release.variant, decisions)
+
+    def edit_of(self, release: ServedRelease, decision: Decision) -> Edit:
+        """The edit that a query in scope met.
+
+        Raises
+        ------
+        Unavailable
+            The memory and the edits of the release are not of one another.
+        """
+        edit = release.edits.get(decision.edit_id or "")
+        if edit is None:
+            done = self.settings.on_router_failure
+            self.metrics.router_failures.labels("stale-memory", done).inc()
+            raise Unavailable(
+                f"edit {decision.edit_id} is in the memory of {release.name}, not among its edits",
+                remedy="release it again",
+                code="router_failed",
+            )
+        return edit
 
     def answers_by_upstream(self, release: ServedRelease) -> bool:
         """Whether the upstream reads the edit and answers, not a model of the release."""

@@ -31,6 +31,9 @@ ENDPOINTS = [
     ("GET", "/readyz", None, 200, 200, 200),
     ("GET", "/openapi.json", None, 200, 200, 200),
     ("GET", "/metrics", None, 200, 200, 200),
+    ("GET", "/", None, 200, 200, 200),
+    ("GET", "/static/app.js", None, 200, 200, 200),
+    ("GET", "/release/report", None, 401, 404, 404),  # a tiny release has none
     ("POST", "/v1/chat/completions", CHAT, 401, 200, 200),
     ("POST", "/v1/completions", {"model": "m", "prompt": "x"}, 401, 200, 200),
     ("GET", "/v1/models", None, 401, 200, 200),
