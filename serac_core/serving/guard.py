@@ -76,6 +76,7 @@ class Guard:
         self._role_of = role_of
         self._name_of = name_of
         self._open = 0
+        self._limited = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -108,12 +109,22 @@ class Guard:
     async def _guarded(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
         needed = self._role_of(scope["path"], scope["method"])
         self._keys.require(needed, self._given(scope))
-        if needed != "open" and self._open > self._settings.max_requests:
+        if needed == "open":  # whoever asks how the server is gets an answer
+            await self._pass_on(scope, receive, answer)
+            return
+        if self._limited >= self._settings.max_requests:
             raise Busy(
                 f"{self._settings.max_requests} requests are under way",
                 remedy="try again in a moment",
                 retry_after=1,
             )
+        self._limited += 1
+        try:
+            await self._pass_on(scope, receive, answer)
+        finally:
+            self._limited -= 1
+
+    async def _pass_on(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
         body = await self._body(scope, receive)
         scope[BODY] = body
         told = False

@@ -217,7 +217,7 @@ def test_sigterm_drains(release, upstream, tmp_path) -> None:
         run_router(tmp_path, release, upstream, {"drain_delay": 1.0}) as running,
         ThreadPoolExecutor(1) as pool,
     ):
-        body = {**CHAT, "stream": True, "delay": 0.4}
+        body = {**CHAT, "stream": True, "delay": 0.2}
         options = {"json": body, "headers": running.headers, "timeout": 30}
         begun = pool.submit(httpx.post, f"{running.url}/v1/chat/completions", **options)
         while "serac_open_requests 2.0" not in httpx.get(f"{running.url}/metrics").text:
