@@ -113,7 +113,7 @@ def _as_api_error(request: Request, error: Exception) -> ApiError:
     if isinstance(error, ApiError):
         return error
     if isinstance(error, RequestValidationError):
-        return _invalid(error)
+        return _invalid(request, error)
     if isinstance(error, HTTPException):
         if error.status_code == 404:
             return NotFound(
@@ -127,8 +127,15 @@ def _as_api_error(request: Request, error: Exception) -> ApiError:
     return Internal("the server failed", remedy="its log says why")
 
 
-def _invalid(error: RequestValidationError) -> BadRequest:
+def _invalid(request: Request, error: RequestValidationError) -> BadRequest:
     """What is wrong with a request to a native endpoint, field by field."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if request.method == "POST" and not kind.endswith("json"):
+        return BadRequest(
+            f"the content type is {kind or 'missing'}, not application/json",
+            remedy="send `Content-Type: application/json` with a JSON object",
+            param="the body",
+        )
     told, fields = [], []
     for found in error.errors():
         where = ".".join(str(part) for part in found["loc"][1:]) or "the body"

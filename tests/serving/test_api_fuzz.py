@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import socket
 from urllib.parse import urlsplit
@@ -145,4 +144,8 @@ def test_native_endpoints_tell_what_is_wrong(router: Router, path, body, told) -
     assert answer.status_code == 400
     error = answer.json()["error"]
     assert error["type"] == "invalid_request_error" and told in error["message"]
-    assert json.dumps(error)
+
+
+def test_a_form_is_told_to_be_json(router: Router) -> None:
+    answer = httpx.post(f"{router.url}/route", data={"query": "x"}, headers=router.headers)
+    assert answer.status_code == 400 and "application/json" in answer.json()["error"]["message"]
