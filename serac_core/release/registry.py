@@ -6,11 +6,13 @@ a date of one-second resolution, which two assignments can share).
 
 from __future__ import annotations
 
+import logging.config
 import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 from serac_core.errors import NegativeAnswer, SeracError
 from serac_core.tether import untethered
@@ -205,11 +207,25 @@ def read_registry(repository: Path) -> Registry:
     )
 
 
+def _gto() -> ModuleType:
+    """GTO's functions, without what importing them does to this process's logging.
+
+    It configures logging anew: existing handlers are flushed under logging's lock and dropped. One
+    that sends records to a Prefect server that is away never ends, as its thread logs that.
+    """
+    configure = logging.config.dictConfig
+    logging.config.dictConfig = lambda config: None
+    try:
+        import gto.api
+    finally:
+        logging.config.dictConfig = configure
+    api: ModuleType = gto.api
+    return api
+
+
 def register(repository: Path, name: str, version: str, commit: str) -> Version:
     """Tag a commit as a version of an artifact: `gto register`."""
-    import gto.api
-
-    gto.api.register(str(repository), name, commit, version=version)
+    _gto().register(str(repository), name, commit, version=version)
     return Version(name, version, commit)
 
 
@@ -225,9 +241,7 @@ def assign(repository: Path, version: Version, counter: int) -> Assignment:
     ------
     PublishRaceLost
     """
-    import gto.api
-
-    made = gto.api.assign(
+    made = _gto().assign(
         str(repository), RELEASE, PROD, version=version.version, force=True, skip_registration=True
     )
     assignment = Assignment(counter, version)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -139,3 +141,24 @@ def test_checked_out_releases_branch_is_refused_clearly(
         publish(clone, ["serac@v1.0.0", "serac#prod#1"], releases=old)
     assert "checked out" in refused.value.remedy
     assert read_registry(repository) == Registry((), ())
+
+
+def test_gto_leaves_the_logging_of_the_process_alone(repository: Path, new_commit: Commit) -> None:
+    """Else a run would wait for ever for a Prefect server that is away."""
+    script = (
+        "import logging, sys\n"
+        "from pathlib import Path\n"
+        "from serac_core.release.registry import register\n"
+        "class Kept(logging.Handler):\n"
+        "    def flush(self):\n"
+        "        print('flushed', file=sys.stderr)\n"
+        "logging.getLogger('run').addHandler(kept := Kept())\n"
+        "register(Path(sys.argv[1]), 'serac', 'v1.0.0', sys.argv[2])\n"
+        "import os; sys.stderr.flush(); os._exit(0)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(repository), new_commit(repository, "one")],
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
