@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from statistics import median
 
@@ -29,15 +31,16 @@ class Latency:
 def measure_latency(release: str | Path, calls: int = CALLS) -> Latency:
     """Time routing one query, and one bare encoder pass of the same query, alternately.
 
-    Queries are prompts of the release's edits, made unlike them by a leading word. The first
+    Queries are prompts of the release's first edits, made unlike them by a leading word. The first
     calls are not counted.
     """
-    from serac_core.edits.jsonl import read_edits
     from serac_core.scope.router import Router
 
     release = Path(release)
     router = Router.load(release)
-    prompts = [edit.prompt for edit in read_edits(release / "edits.jsonl")] or ["Who is it?"]
+    with (release / "edits.jsonl").open("rb") as lines:
+        first = islice(lines, calls + WARM_UP)
+        prompts = [json.loads(line)["prompt"] for line in first] or ["Who is it?"]
     queries = [f"Please: {prompts[turn % len(prompts)]}" for turn in range(calls + WARM_UP)]
     route, encode = [], []
     for turn, query in enumerate(queries):
