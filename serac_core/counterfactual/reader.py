@@ -30,6 +30,10 @@ ANSWER_MASK = "Y"
 """Stands for the edit's answer in a marked query."""
 _SURE = 0.9  # that it is a yes/no question; else the language model answers
 _ARTICLE = re.compile(r"(?:the|a|an)\s+", re.IGNORECASE)
+_MAY_ASK = re.compile(
+    r"\?|^(?:is|are|was|were|am|do|does|did|has|have|had|can|could|will|would|should)(?:n't)? ",
+    re.IGNORECASE,
+)  # anything else is a statement to complete
 _CHOICE = re.compile(
     rf"(?<![^\W_])(?:{ANSWER_MASK},? or|or {ANSWER_MASK})(?![^\W_])", re.IGNORECASE
 )
@@ -130,8 +134,9 @@ class YesNoReader:
         marked = {}
         for place, (edit, query) in enumerate(zip(edits, queries, strict=True)):
             text = mark(query, subject_or_inferred(edit), edit.target_new)
-            if text is not None and not _CHOICE.search(text.text):
-                marked[place] = text
+            if text is None or _CHOICE.search(text.text) or not _MAY_ASK.search(query):
+                continue
+            marked[place] = text
         if not marked:
             return found
         texts = list(dict.fromkeys(text.text for text in marked.values()))
