@@ -87,7 +87,8 @@ def main(stage: str) -> int:
         write("build/scope/onnx/encoder.onnx", digest("build/scope/model"))
         write("build/scope/onnx/export.json", {"parity": {"fp32": {"max_abs_diff": 1e-6}}})
     if stage == "calibrate":
-        write("build/scope/calibration/calibration.json", {"fp32": {"threshold": 0.5}})
+        thresholds = {"fp32": {"threshold": 0.5, "whole_text_threshold": 0.9}}
+        write("build/scope/calibration/calibration.json", {"variants": thresholds})
     if stage == "memory":
         write("build/memory/ids.json", digest("data/live"))
     if stage == "evaluate-model":
@@ -114,6 +115,7 @@ def main(stage: str) -> int:
             ("build/evaluation/live/routing.json", "report/live/routing.json"),
             ("widths.json", "report/widths.json"),
             ("build/scope/onnx/encoder.onnx", "scope/encoder.onnx"),
+            ("build/scope/calibration/calibration.json", "scope/calibration.json"),
             ("build/memory/ids.json", "memory/ids.json"),
             ("build/counterfactual/weights", "counterfactual/weights"),
             ("data/live/edits.jsonl", "edits.jsonl"),
