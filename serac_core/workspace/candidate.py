@@ -149,7 +149,7 @@ def share_cache(checkout: Path, workspace: Path) -> None:
         cache_dir = str(repo.cache.local_cache_dir)
     local = Path(".dvc") / "config.local"
     if (checkout / local).is_file() and checkout != workspace:
-        shutil.copyfile(checkout / local, workspace / local)
+        shutil.copy(checkout / local, workspace / local)  # who may read it, too
     with Config(str(workspace / ".dvc")).edit("local") as settings:
         settings["cache"]["dir"] = cache_dir
         settings["cache"]["type"] = "copy"

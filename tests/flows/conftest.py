@@ -70,11 +70,13 @@ def workers(
     from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.deployments.runner import EntrypointType
 
+    from flows.pools import make_limits
     from flows.route_batch import route_one_shard
     from flows.train_on_gpu import train_on_gpu
 
     with get_client(sync_client=True) as client:
         client.create_work_pool(WorkPoolCreate(name="pool-under-test", type="process"))
+    make_limits()
     for flow in (train_on_gpu, route_one_shard):
         flow.to_deployment(
             flow.name,

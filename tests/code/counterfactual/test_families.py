@@ -207,4 +207,4 @@ def test_what_a_base_said_to_plain_text_is_not_what_it_says_in_its_turn(
         params = Params.model_validate({"models": models, "counterfactual": {"max_new_tokens": 6}})
         loaded = load_models(inputs.counterfactual, params, tmp_path, lambda line: None)
         assert loaded.base_answers.answers(OUTSIDE) == loaded.base.generate(OUTSIDE, 6)
-    assert len(list(tmp_path.rglob("*.json"))) == 2
+    assert len(list(tmp_path.rglob("*.sqlite"))) == 2
