@@ -111,6 +111,8 @@ def phases_of(lines: Iterable[str]) -> dict[str, float]:
         hours, minutes, seconds, words = match.groups()
         now = int(hours) * 3600 + int(minutes) * 60 + float(seconds)
         if last is None:
+            if "Beginning flow run" not in words:
+                continue  # Prefect's temporary server begins
             last = now
         stage = re.match(r"Task run '.*' - Running stage '(.+)'", words)
         if (found := _FINISHED.search(words)) or stage:

@@ -34,9 +34,8 @@ _MAY_ASK = re.compile(
     r"\?|^(?:is|are|was|were|am|do|does|did|has|have|had|can|could|will|would|should)(?:n't)? ",
     re.IGNORECASE,
 )  # anything else is a statement to complete
-_CHOICE = re.compile(
-    rf"(?<![^\W_])(?:{ANSWER_MASK},? or|or {ANSWER_MASK})(?![^\W_])", re.IGNORECASE
-)
+_OR = re.compile(r"(\w+)\W*,?\s+or\s+(\w+)")
+_NO_CHOICES = frozenset(("true or false", "right or wrong", "correct or incorrect", "yes or no"))
 
 
 class UnusableReader(SeracError):
@@ -89,6 +88,19 @@ def _masked(text: str, subject: str | None) -> str:
     return "".join(parts) + text[done:]
 
 
+def offers_choice(text: str, edit: Edit) -> bool:
+    """Whether a question offers things to choose from, whether or not the answer is among them:
+    "Is X a mammal, a bird or something else?". An "or" of the edit's own wording ("sex or gender")
+    is none.
+    """
+    own = edit.prompt.casefold()
+    pairs = ((one[1], one[2]) for one in _OR.finditer(text.casefold()))
+    return any(
+        second != "not" and (pair := f"{first} or {second}") not in _NO_CHOICES and pair not in own
+        for first, second in pairs
+    )
+
+
 class YesNoReader:
     """Answers the yes/no questions among queries from the edits they were matched with.
 
@@ -129,12 +141,12 @@ class YesNoReader:
 
     def replies(self, edits: Sequence[Edit], queries: Sequence[str]) -> list[str | None]:
         """ "Yes" or "No" to `queries[i]` given `edits[i]`; None where the answer itself is asked
-        for, in doubt too, and where a question offers the answer beside another."""
+        for, in doubt too, and where a question offers a choice."""
         found: list[str | None] = [None] * len(queries)
         marked = {}
         for place, (edit, query) in enumerate(zip(edits, queries, strict=True)):
             text = mark(query, subject_or_inferred(edit), edit.target_new)
-            if text is None or _CHOICE.search(text.text) or not _MAY_ASK.search(query):
+            if text is None or not _MAY_ASK.search(query) or offers_choice(text.text, edit):
                 continue
             marked[place] = text
         if not marked:
