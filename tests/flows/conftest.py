@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -100,9 +101,9 @@ def workers(
     ]
     yield homes
     for worker in started:
-        worker.terminate()
-    for worker in started:
-        worker.wait(30)
+        # Where SIGINT is ignored (a shell's background), Prefect's worker ignores SIGTERM too.
+        os.killpg(worker.pid, signal.SIGKILL)
+        worker.wait()
 
 
 @pytest.fixture
