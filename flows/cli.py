@@ -265,10 +265,11 @@ def print_update(outcome: UpdateOutcome, seconds: float) -> None:
             print(f"{name:<10}  and {len(ids) - _SHOWN_IDS} more")
     for rejection in outcome.rejected:
         for reason in rejection["reasons"]:
-            where = f"line {reason['line']}, {reason['id']}" if reason["line"] else "the file"
+            where = f"line {reason['line']}" if reason["line"] else "the file"
+            where += f", {reason['id']}" if reason["id"] else ""
             print(
                 f"{'rejected':<10}  {rejection['file']}, {where}: {reason['rule']}: "
-                f"{reason['detail']}"
+                f"{reason['field']}: {reason['detail']}"
             )
         print(f"{'':<10}  the file and its reasons: {rejection['place']}")
     if outcome.gate:

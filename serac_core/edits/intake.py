@@ -40,6 +40,8 @@ class Reason:
     ----------
     line:
         In that file; 0: the whole file.
+    id:
+        "" where the record has none.
     """
 
     line: int
@@ -51,7 +53,8 @@ class Reason:
     remedy: str
 
     def __str__(self) -> str:
-        where = f"line {self.line}, {self.id}" if self.line else "the whole file"
+        where = ", ".join(filter(None, (f"line {self.line}", self.id)))
+        where = where if self.line else "the whole file"
         return f"{where}: {self.rule}: {self.field}: {self.value!r} {self.detail}; {self.remedy}"
 
 
@@ -193,7 +196,15 @@ def _take_file(
             break
         dropped = _blamed(broken, after, {record.line for record in new})
         reasons += [
-            Reason(line_of[line], v.id, v.rule, v.field, v.value, v.detail, RULES[v.rule].remedy)
+            Reason(
+                line_of[line],
+                "" if v.id == f"line {line}" else v.id,  # a record that has no id
+                v.rule,
+                v.field,
+                v.value,
+                v.detail,
+                RULES[v.rule].remedy,
+            )
             for line, v in dropped
         ]
         lines = {line for line, _ in dropped}

@@ -92,7 +92,8 @@ def drift(
     decisions: Annotated[Path, typer.Option(help="Folder of the routers' decision logs.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for drift.json and the plot.")],
     name: Annotated[
-        str, typer.Option(help="The release as the logs name it [default: serac@FOLDER].")
+        str,
+        typer.Option(help="The release in the logs: by default serac@FOLDER or FOLDER."),
     ] = "",
     variant: Annotated[str, typer.Option(help="Encoder graph: fp32, fp16, int8.")] = "fp32",
     params: ParamsOption = DEFAULT_PARAMS,
@@ -117,7 +118,9 @@ def drift(
     else:
         for row in report.rows():
             print(f"{row['figure']:<40} {row['value']:>14} {row['evaluation']:>10}")
-        why = "too few decisions to tell" if report.too_few else "no drift"
+        why = "no drift"
+        if report.too_few:
+            why = f"too few decisions of {report.release} in this time to tell"
         print("\n".join(f"drift: {reason}" for reason in report.reasons) or why)
     if report.drifted:
         raise typer.Exit(1)

@@ -115,7 +115,8 @@ def drift_report(
     logs:
         Folder of `decisions-*.jsonl`, of as many routers as there are.
     name:
-        The release as the routers name it, e.g. `serac@v1.4.0`.
+        The release as the routers name it, e.g. `serac@v1.4.0`; those that were given its directory
+        write `v1.4.0`.
     now:
         End of the time looked at, which begins `config.days` before; with its time zone.
 
@@ -135,7 +136,7 @@ def drift_report(
         found
         for found in lines
         if found is not None
-        and found.release == name
+        and found.release in (name, name.removeprefix("serac@"))
         and found.variant == variant
         and since <= found.at <= now
     ]

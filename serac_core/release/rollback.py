@@ -8,7 +8,13 @@ from pathlib import Path
 from serac_core.config import load_params
 from serac_core.progress import Say
 from serac_core.release.copies import release_copy
-from serac_core.release.registry import Assignment, assign, publish, read_registry
+from serac_core.release.registry import (
+    Assignment,
+    NothingToRollBackTo,
+    assign,
+    publish,
+    read_registry,
+)
 from serac_core.workspace.candidate import publish_target, share_cache, take_clone
 from serac_core.workspace.runs import Run, find_checkout, start_run
 
@@ -51,6 +57,11 @@ def roll_back(checkout: str | Path, to: str | None, *, say: Say) -> RolledBack:
         registry = read_registry(run.workspace)
         before = registry.require_champion()
         target = registry.find(to) if to else registry.rollback_target()
+        if target == before:
+            raise NothingToRollBackTo(
+                f"{target.tag} is the champion already",
+                remedy="name another with --to; `serac releases list` shows them",
+            )
         copy = release_copy(run, target, say=say)
         assignment = assign(run.workspace, target, registry.next_counter)
         publish(run.workspace, [assignment.tag])

@@ -154,7 +154,7 @@ class ServingSettings(BaseModel):
     @model_validator(mode="after")
     def _is_consistent(self) -> ServingSettings:
         if bool(self.release) == bool(self.stage):
-            raise ValueError("give either release (a directory) or stage (prod)")
+            raise ValueError("give either release (--release DIR) or stage (--stage prod)")
         if self.edited_answers == "upstream" and not self.upstream:
             raise ValueError("edited_answers: upstream needs base to be a URL")
         return self

@@ -65,6 +65,8 @@ def test_rollback_assigns_the_earlier_release_again(two_releases: Path) -> None:
     assert "champion: serac@v1.1.0" in invoke(
         "rollback", "--to", "v1.1.0", "--checkout", str(two_releases)
     )
+    with pytest.raises(NothingToRollBackTo, match=r"v1\.1\.0 is the champion already"):
+        roll_back(two_releases, "v1.1.0", say=print)
 
 
 def test_retraining_after_a_rollback_changes_nothing(

@@ -89,6 +89,12 @@ def test_only_this_release_variant_and_time_count(tmp_path: Path, release: Path)
     assert report.unreadable == 1
 
 
+def test_router_that_was_given_the_directory_is_counted(tmp_path: Path, release: Path) -> None:
+    logs = log(tmp_path / "logs", [0.5] * 300, release="v1.2.0")
+    report = drift_report(release, logs, tmp_path / "out", CONFIG, name="serac@v1.2.0", now=NOW)
+    assert report.decisions == 300 and report.drifted
+
+
 def test_no_log_is_an_error_that_says_who_writes_it(tmp_path: Path, release: Path) -> None:
     (tmp_path / "logs").mkdir()
     with pytest.raises(NoDecisions, match=r"decisions-\*\.jsonl"):
