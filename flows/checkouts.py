@@ -54,10 +54,15 @@ def take_checkout(folder: str = "", repository: str = "") -> dict[str, str]:
 
 def take_folder() -> dict[str, str]:
     """Prefect's pull step of a deployment whose runs bring their own repository."""
-    path = Path.home() / ".cache" / "serac" / "worker"
+    path = own_folder()
     path.mkdir(parents=True, exist_ok=True)
     os.chdir(path)
     return {"directory": str(path)}
+
+
+def own_folder() -> Path:
+    """Where a worker keeps clones, checkpoints and a DVC cache, unless it is told another."""
+    return Path.home() / ".cache" / "serac" / "worker"
 
 
 def refresh_clone(folder: Path, repository: str) -> None:

@@ -16,6 +16,7 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
+from flows.checkouts import own_folder
 from flows.pools import TRAINING, slot
 from flows.steps import log_errors_plainly, say
 from serac_core.errors import SeracError
@@ -55,7 +56,7 @@ def train_on_gpu(
         Completed with the stages whose command ran; Failed with the :class:`SeracError`.
     """
     log_errors_plainly()
-    worker = Path(folder) if folder else Path.home() / ".cache" / "serac" / "worker"
+    worker = Path(folder) if folder else own_folder()
     try:
         if cuda:
             require_cuda()

@@ -47,7 +47,11 @@ def command_environment(extra: Mapping[str, str] | None = None) -> dict[str, str
 
 
 def git(
-    folder: Path, *arguments: str, allow: Sequence[int] = (0,), remedy: str | None = None
+    folder: Path,
+    *arguments: str,
+    allow: Sequence[int] = (0,),
+    remedy: str | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> str:
     """Run git in a folder and return its standard output, stripped of the last newline.
 
@@ -56,7 +60,7 @@ def git(
     GitFailed
         The exit code is not in `allow`; carries git's own words.
     """
-    result = run_git(folder, *arguments)
+    result = run_git(folder, *arguments, environment=environment)
     if result.returncode not in allow:
         words = (result.stderr or result.stdout).strip()
         raise GitFailed(

@@ -17,20 +17,8 @@ from pathlib import Path
 
 from serac_core.errors import SeracError
 from serac_core.progress import Say
-from serac_core.workspace.commands import (
-    GitFailed,
-    command_environment,
-    dvc_command,
-    git,
-    run_git,
-    stream,
-)
-from serac_core.workspace.pipeline import (
-    RemoteUnreachable,
-    check_remote,
-    default_remote_url,
-    reproduce,
-)
+from serac_core.workspace.commands import command_environment, git, run_git
+from serac_core.workspace.pipeline import check_remote, default_remote_url, push_data, reproduce
 from serac_core.workspace.runs import Run
 
 OFFERS = "refs/serac/candidates"
@@ -104,18 +92,14 @@ def push_inputs(run: Run, stages: Sequence[str], *, say: Say) -> None:
     made_by = producers(run.workspace, stages)
     if not made_by:
         return
-    exit_code, lines = stream(
-        dvc_command("push", *made_by),
-        cwd=run.workspace,
+    push_data(
+        run.workspace,
+        *made_by,
         say=say,
         log=run.log,
         environment=run.stage_environment,
+        remedy="workers read it from the DVC remote: check its URL, space and your access",
     )
-    if exit_code:
-        raise RemoteUnreachable(
-            f"what {', '.join(stages)} read can't be uploaded: {' '.join(lines[-3:])}",
-            remedy="workers read it from the DVC remote: check its URL, space and your access",
-        )
 
 
 def producers(workspace: Path, stages: Sequence[str]) -> list[str]:
@@ -149,19 +133,9 @@ def _commit_working_folder(workspace: Path) -> str:
     with tempfile.TemporaryDirectory() as folder:
         aside = command_environment({"GIT_INDEX_FILE": str(Path(folder) / "index")})
         for arguments in (("read-tree", "HEAD"), ("add", "--all")):
-            _done(workspace, *arguments, environment=aside)
-        tree = _done(workspace, "write-tree", environment=aside)
+            git(workspace, *arguments, environment=aside)
+        tree = git(workspace, "write-tree", environment=aside)
     return git(workspace, "commit-tree", tree, "-p", "HEAD", "-m", "Candidate for workers")
-
-
-def _done(workspace: Path, *arguments: str, environment: dict[str, str]) -> str:
-    result = run_git(workspace, *arguments, environment=environment)
-    if result.returncode:
-        raise GitFailed(
-            f"git {arguments[0]} failed in {workspace}: {result.stderr.strip()}",
-            remedy="see git's message above",
-        )
-    return result.stdout.strip()
 
 
 def _remove_old_offers(workspace: Path) -> None:
@@ -202,19 +176,16 @@ def work_on(run: Run, offer: Offer, stage: str, *, say: Say) -> list[str]:
         environment=run.stage_environment,
         single=True,
     )
-    exit_code, lines = stream(
-        dvc_command("push", "--run-cache", stage),
-        cwd=run.workspace,
+    push_data(
+        run.workspace,
+        stage,
         say=say,
         log=run.log,
         environment=run.stage_environment,
+        run_cache=True,
+        remedy="check the remote's space and this worker's access; run again: what is trained "
+        "stays in this worker's checkpoints",
     )
-    if exit_code:
-        raise RemoteUnreachable(
-            f"the result of {stage} can't be uploaded: {' '.join(lines[-3:])}",
-            remedy="check the remote's space and this worker's access; run again: what is "
-            "trained stays in this worker's checkpoints",
-        )
     return ran
 
 

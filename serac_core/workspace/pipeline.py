@@ -273,22 +273,36 @@ def check_remote(
 
 
 def push_data(
-    workspace: Path, *, say: Say, log: Path, environment: Mapping[str, str] | None = None
+    workspace: Path,
+    *targets: str,
+    say: Say,
+    log: Path,
+    environment: Mapping[str, str] | None = None,
+    run_cache: bool = False,
+    remedy: str = "check the remote's URL, space and your access; nothing was published",
 ) -> None:
-    """Upload what the clone's dvc.lock names: `dvc push`.
+    """Upload what the clone's dvc.lock names, or of it some stages' outputs: `dvc push`.
+
+    Parameters
+    ----------
+    run_cache:
+        What stages were run with and came to as well.
 
     Raises
     ------
     RemoteUnreachable
     """
     exit_code, lines = stream(
-        dvc_command("push"), cwd=workspace, say=say, log=log, environment=environment
+        dvc_command("push", *(["--run-cache"] if run_cache else []), *targets),
+        cwd=workspace,
+        say=say,
+        log=log,
+        environment=environment,
     )
     if exit_code:
         words = "\n".join(line for line in lines if line.startswith("ERROR:")) or lines[-1:]
         raise RemoteUnreachable(
-            f"dvc push failed: {words}",
-            remedy="check the remote's URL, space and your access; nothing was published",
+            f"{' '.join(['dvc push', *targets])} failed: {words}", remedy=remedy
         )
 
 
